@@ -1,0 +1,9 @@
+/** What the runner does after a commit. Effects are imperatives; losing one costs time, never correctness: commands are
+ *  redelivered from `pending`, and leftovers are found again by the timer. */
+import type { Pending } from "./state.ts";
+
+export type Effect =
+  /** Push a pending command to its host; its body is derived from the state (`command.ts`), so every push is the same (I6). */
+  | { type: "send"; pending: Pending }
+  /** The migration has ended: free the domain's lock and the hosts' pointers. */
+  | { type: "release" };

@@ -1,0 +1,25 @@
+/** Bounds of the decisions, each with its unit and its reason. */
+
+/** A step before Perform that has not reported by then is given up and rolled back: nothing was moved yet, so giving up
+ *  costs only the attempt. Staging 16,384 snapshots takes about 20 s; ten minutes cover a slow bucket and a short outage. */
+export const stepMsMax = 10 * 60_000;
+
+/** Inspecting is a handful of reads; a shim that takes longer is not able to migrate anything now. */
+export const inspectMsMax = 60_000;
+
+/** After Perform nothing is given up; a side that stays silent for this long makes the migration `stranded` so that a
+ *  person learns of it. Its commands stay pending and a later report still moves it on (I10). */
+export const strandedAfterMs = 15 * 60_000;
+
+/** Rounds of load -> transition -> commit before a conflict is given back to the caller: each conflict means that another
+ *  writer made progress, and at most two shims, a timer and a person write to one migration. */
+export const commitAttemptsMax = 8;
+
+/** Entries of a timeline; a migration makes about 25, a stuck one must not grow its item beyond DynamoDB's 400 KB. */
+export const timelineEntriesMax = 200;
+
+/** Accepted risk codes of one request. */
+export const acceptMax = 20;
+
+/** One person's migrations and lists: rows per page. */
+export const pageRowsMax = 200;

@@ -1,0 +1,142 @@
+/**
+ * The state of one migration: the whole truth about it that the functions keep, one item in DynamoDB. `step` says where
+ * the handshake stands; `pending` holds the commands whose reports are awaited; what a step learned stays until the end,
+ * so that `vmferry migration show` can tell the whole story.
+ */
+import * as z from "zod/mini";
+import { bundleRefSchema, sha256Schema } from "#protocol/blob";
+import {
+  commandIdSchema,
+  commandKindSchema,
+  domainRefSchema,
+  domainStateSchema,
+  migrateOptionsSchema,
+  migrationIdSchema,
+  nameSchema,
+  receiptSchema,
+  sideSchema,
+} from "#protocol/command";
+import { faultSchema, findingSchema } from "#protocol/fault";
+import { hostIdSchema } from "#protocol/message";
+import { acceptMax, timelineEntriesMax } from "./limits.ts";
+
+/** The way forward, in order; then the ways back; then rest. */
+export const stepSchema = z.enum([
+  "inspectingSource",
+  "inspectingDestination",
+  "exporting",
+  "staging",
+  "beginning",
+  "preparing",
+  "performing",
+  "finishing",
+  "confirming",
+  "settling",
+  "abortingFinish",
+  "abortingConfirm",
+  "restoring",
+  "unstaging",
+  "ended",
+]);
+export type Step = z.infer<typeof stepSchema>;
+
+export const statusSchema = z.enum(["running", "completed", "rolledBack", "refused", "stranded", "cancelled"]);
+export type Status = z.infer<typeof statusSchema>;
+
+/** Where a carried payload is kept: an immutable item of its own, or the bucket. */
+export const storedBlobSchema = z.object({
+  in: z.enum(["item", "bucket"]),
+  key: z.string(),
+  sha256: sha256Schema,
+  bytes: z.int(),
+});
+export type StoredBlob = z.infer<typeof storedBlobSchema>;
+
+export const blobNames = ["facts", "A", "xml", "B", "C", "D"] as const;
+export type BlobName = (typeof blobNames)[number];
+const storedBlob = z.optional(storedBlobSchema);
+
+export const hostRefSchema = z.object({ id: hostIdSchema, name: nameSchema });
+export type HostRef = z.infer<typeof hostRefSchema>;
+
+export const pendingSchema = z.object({
+  id: commandIdSchema,
+  kind: commandKindSchema,
+  side: sideSchema,
+  issuedAt: z.string(),
+  deadlineAt: z.string(),
+});
+export type Pending = z.infer<typeof pendingSchema>;
+
+export const timelineEntrySchema = z.object({
+  at: z.string(),
+  step: stepSchema,
+  side: z.nullable(sideSchema),
+  /** How long the shim worked on it; null for decisions of the functions. */
+  ms: z.nullable(z.number()),
+  note: z.string(),
+});
+export type TimelineEntry = z.infer<typeof timelineEntrySchema>;
+
+/** The first thing that went wrong: later failures of the way back never replace it. */
+export const failureSchema = z.object({
+  ...faultSchema.shape,
+  phase: stepSchema,
+  side: z.nullable(sideSchema),
+});
+export type Failure = z.infer<typeof failureSchema>;
+
+export const migrationStateSchema = z.object({
+  id: migrationIdSchema,
+  domain: domainRefSchema,
+  source: hostRefSchema,
+  destination: hostRefSchema,
+  options: migrateOptionsSchema,
+  accept: z.array(z.string()).check(z.maxLength(acceptMax)),
+  status: statusSchema,
+  step: stepSchema,
+  epoch: z.int(),
+  /** Optimistic lock: rises by one with every commit (I5). */
+  version: z.int(),
+  createdAt: z.string(),
+  updatedAt: z.string(),
+  endedAt: z.nullable(z.string()),
+  pending: z.array(pendingSchema),
+  /** Commands of each kind issued so far; the number is part of a command's id (I6). */
+  attempts: z.record(z.string(), z.int()),
+  findings: z.array(findingSchema),
+  /** What the source inspection said; null before. */
+  facts: z.nullable(
+    z.object({
+      state: domainStateSchema,
+      memoryKiB: z.int(),
+      vcpus: z.int(),
+      autostart: z.boolean(),
+      snapshots: z.int(),
+      checkpoints: z.int(),
+    }),
+  ),
+  bundle: z.nullable(bundleRefSchema),
+  blobs: z.object({ facts: storedBlob, A: storedBlob, xml: storedBlob, B: storedBlob, C: storedBlob, D: storedBlob }),
+  /** libvirt's flags after Begin; opaque, handed from phase to phase. */
+  flags: z.nullable(z.int()),
+  uri: z.nullable(z.string()),
+  receipt: z.nullable(receiptSchema),
+  snapshots: z.object({ total: z.int(), staged: z.int(), verified: z.int() }),
+  downtimeMs: z.nullable(z.number()),
+  transferredBytes: z.nullable(z.number()),
+  strippedMs: z.nullable(z.number()),
+  /** How far the handshake got, for the way back: what has to be undone on which side. */
+  touched: z.object({
+    /** Something was, or may have been, staged on the destination. */
+    staged: z.boolean(),
+    /** Prepare was sent: the destination may hold an incoming domain. */
+    prepared: z.boolean(),
+    /** Perform returned success: the source is paused until a receipt says otherwise (I2). */
+    performed: z.boolean(),
+  }),
+  cancelRequested: z.boolean(),
+  failure: z.nullable(failureSchema),
+  timeline: z.array(timelineEntrySchema).check(z.maxLength(timelineEntriesMax)),
+});
+export type MigrationState = z.infer<typeof migrationStateSchema>;

@@ -1,0 +1,190 @@
+/**
+ * What the functions need of the world, as narrow as it is used. Adapters (store/, bundle/, socket/) implement them; fakes
+ * in test/fake pass the same contract tests. Every write is a single-item conditional write; nothing here is a transaction.
+ */
+import type { Answer, DownMessage, HostFacts, InventoryDomain, Progress, Query } from "#protocol/message";
+import type { BundleTask } from "./core/bundle-task.ts";
+import type { MigrationState, StoredBlob } from "./core/state.ts";
+
+export interface Clock {
+  /** RFC 3339 UTC with milliseconds. */
+  now(): string;
+}
+
+export interface Ids {
+  /** A ULID: 26 characters of Crockford base 32, time first. */
+  ulid(): string;
+  /** Random bytes as base64url. */
+  secret(bytes: number): string;
+}
+
+/** `conflict`: somebody else wrote first; load again. */
+export type CommitResult = "committed" | "conflict";
+
+export type MigrationSummary = Pick<
+  MigrationState,
+  "id" | "domain" | "source" | "destination" | "status" | "step" | "createdAt" | "endedAt"
+>;
+
+export interface Page<T> {
+  items: T[];
+  cursor: string | null;
+}
+
+export interface MigrationStore {
+  /** Writes a new item (version 1); `conflict` when the id exists. */
+  create(state: MigrationState): Promise<CommitResult>;
+  /** Strongly consistent. */
+  load(id: string): Promise<MigrationState | null>;
+  /** One conditional write: only over `version - 1` and an epoch not above the state's (I5). An ambiguous commit that was
+   *  in fact our own (the same `version` and content stands there) counts as `committed`. */
+  commit(state: MigrationState): Promise<CommitResult>;
+  /** Newest first. */
+  list(page: { limit: number; cursor: string | null; active: boolean }): Promise<Page<MigrationSummary>>;
+  /** Immutable; written before the state that names it. Returns where it is. Writing the same again is no error. */
+  putBlob(id: string, name: string, bytes: Uint8Array, sha256: string): Promise<StoredBlob>;
+  /** The bytes of an item blob, digest checked; null when absent. */
+  getBlob(id: string, blob: StoredBlob): Promise<Uint8Array | null>;
+
+  /** Takes the lock of a domain for a migration; false when another one holds it. Taking it again is no error. */
+  lockDomain(lock: { domainUuid: string; migrationId: string; source: string; destination: string }): Promise<boolean>;
+  /** Who holds the lock of a domain; null when free. */
+  domainLock(domainUuid: string): Promise<{ migrationId: string } | null>;
+  /** Frees it if this migration holds it. */
+  unlockDomain(domainUuid: string, migrationId: string): Promise<void>;
+  /** Every lock held: the active migrations, for the timer. */
+  activeMigrations(): Promise<{ migrationId: string; domainUuid: string }[]>;
+
+  /** Names the migration at a host so that hello and heartbeat find its pending commands. */
+  point(hostId: string, migrationId: string): Promise<void>;
+  unpoint(hostId: string, migrationId: string): Promise<void>;
+  /** Strongly consistent: the migrations that a host takes part in. */
+  migrationsOf(hostId: string): Promise<string[]>;
+
+  /** Binds an idempotency key to a request once; returns what it is bound to (this request's values or an earlier one's). */
+  bindKey(key: {
+    owner: string;
+    key: string;
+    bodySha256: string;
+    resource: string;
+  }): Promise<{ bodySha256: string; resource: string }>;
+}
+
+export interface BundleTaskStore {
+  create(task: BundleTask): Promise<CommitResult>;
+  load(id: string): Promise<BundleTask | null>;
+  /** One conditional write over `version - 1`. */
+  commit(task: BundleTask): Promise<CommitResult>;
+}
+
+export interface HostRecord {
+  id: string;
+  name: string;
+  /** Ed25519 public key, raw 32 bytes, base64url. */
+  publicKey: string;
+  cordoned: boolean;
+  enrolledAt: string;
+  /** From the last hello or heartbeat. */
+  lastSeenAt: string | null;
+  protocol: number | null;
+  features: string[];
+  facts: HostFacts | null;
+}
+
+export interface PlacedDomain extends InventoryDomain {
+  hostId: string;
+}
+
+export interface HostStore {
+  /** `conflict`: a host of that name exists. */
+  create(host: HostRecord): Promise<CommitResult>;
+  byId(id: string): Promise<HostRecord | null>;
+  byName(name: string): Promise<HostRecord | null>;
+  list(): Promise<HostRecord[]>;
+  /** What a session says of its host; null when the host was removed. */
+  seen(id: string, seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts }): Promise<void>;
+  setCordoned(id: string, cordoned: boolean): Promise<boolean>;
+  remove(id: string): Promise<boolean>;
+
+  /** Replaces (`full`) or changes what is known of a host's domains; writes only what differs. */
+  putInventory(hostId: string, change: { full: boolean; domains: InventoryDomain[]; gone: string[] }): Promise<void>;
+  domainsOf(hostId: string): Promise<PlacedDomain[]>;
+  /** By name or UUID over the fleet, eventually consistent: for finding a candidate, never for a decision. */
+  findDomains(nameOrUuid: string): Promise<PlacedDomain[]>;
+}
+
+export interface TokenRecord {
+  id: string;
+  kind: "join" | "api";
+  /** SHA-256 of the secret, hex: the secret itself is never stored (I9). */
+  secretSha256: string;
+  name: string | null;
+  createdAt: string;
+  expiresAt: string;
+  /** Remaining uses; null: unlimited (API tokens). */
+  usesLeft: number | null;
+}
+
+export interface TokenStore {
+  create(token: TokenRecord): Promise<void>;
+  byId(id: string): Promise<TokenRecord | null>;
+  list(kind: TokenRecord["kind"]): Promise<TokenRecord[]>;
+  remove(id: string): Promise<boolean>;
+  /** Takes one use of a join token by a conditional write; false when none is left or it is gone or expired at `at`. */
+  use(id: string, at: string): Promise<boolean>;
+}
+
+export interface Grant {
+  method: "GET" | "PUT";
+  url: string;
+  headers: Record<string, string>;
+  key: string;
+  present: boolean;
+}
+
+/** Presigned access to the bucket. `publicUrl` is the address under which the asking shim reaches us, for local storage behind our own port. */
+export interface BundleStore {
+  grantPut(want: { purpose: "bundle" | "cookie"; sha256: string; bytes: number; publicUrl: string }): Promise<Grant>;
+  grantGet(want: { key: string; publicUrl: string }): Promise<Grant>;
+  /** Size in the bucket; null when absent. Used before a key is named in a state (I3). */
+  head(key: string): Promise<{ bytes: number } | null>;
+  remove(key: string): Promise<void>;
+}
+
+/** Delivery to shims. Pushes are best effort: what must arrive is redelivered on hello and heartbeat. */
+export interface HostSockets {
+  /** True when a socket took it. */
+  push(hostId: string, message: DownMessage): Promise<boolean>;
+  /** Asks and waits; null is no answer (offline or too late), which is no statement about anything (I2). */
+  query(hostId: string, query: Query, waitMs: number): Promise<Answer | null>;
+  /** The newest progress of a migration that passed through the host's socket; null when none. */
+  progress(hostId: string, migrationId: string): Promise<Progress | null>;
+  /** Closes a host's socket (removed or re-enrolled). */
+  drop(hostId: string, cause: string): Promise<void>;
+}
+
+/** Tells consoles and watchers that something changed; they read the truth from the store. */
+export interface Feed {
+  publish(topic: string, event: FeedEvent): Promise<void>;
+  /** Ends when `signal` aborts. */
+  subscribe(topic: string, signal: AbortSignal): AsyncIterable<FeedEvent>;
+}
+export type FeedEvent = { type: "changed"; version: number } | { type: "progress"; progress: Progress };
+
+export interface Log {
+  /** One JSON line; never a secret, an XML or a cookie (I9). */
+  write(level: "debug" | "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
+}
+
+export interface Ports {
+  clock: Clock;
+  ids: Ids;
+  migrations: MigrationStore;
+  tasks: BundleTaskStore;
+  hosts: HostStore;
+  tokens: TokenStore;
+  bundles: BundleStore;
+  sockets: HostSockets;
+  feed: Feed;
+  log: Log;
+}
