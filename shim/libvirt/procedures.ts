@@ -313,7 +313,7 @@ export const procedures = {
     struct({ dom: remoteDomain, bandwidth: count, flags: uint }),
     nothing,
   ),
-  domainMigrateGetMaxSpeed: procedure("domain_migrate_get_max_speed", 242, domainFlags, struct({ bandwidth: uhyper })),
+  domainMigrateGetMaxSpeed: procedure("domain_migrate_get_max_speed", 242, domainFlags, struct({ bandwidth: count })),
   domainGetJobStats: procedure("domain_get_job_stats", 298, domainFlags, struct({ type: int, params: jobStats })),
   domainGetJobInfo: procedure(
     "domain_get_job_info",

@@ -110,7 +110,8 @@ export class XdrReader {
   fixedOpaque(byteCount: number): Uint8Array {
     const start = this.#take(byteCount, "an opaque");
     this.#padding(byteCount);
-    return this.#bytes.slice(start, start + byteCount);
+    // Not slice(): on a Buffer that is a view, and would keep a whole chunk alive for a 16-byte UUID.
+    return new Uint8Array(this.#bytes.subarray(start, start + byteCount));
   }
 
   /** Counted bytes, at most `byteCountMax`. A copy. */
@@ -191,6 +192,7 @@ export class XdrWriter {
     return this.#bytes.subarray(0, this.#offset);
   }
 
+  /** Makes room. It may replace #bytes and #view, so neither may be looked up before it returns. */
   #reserve(byteCount: number): number {
     const start = this.#offset;
     const end = start + byteCount;
@@ -215,30 +217,35 @@ export class XdrWriter {
 
   u32(value: number): void {
     this.#integer(value, 0, u32Max);
-    this.#view.setUint32(this.#reserve(4), value);
+    const start = this.#reserve(4);
+    this.#view.setUint32(start, value);
   }
 
   i32(value: number): void {
     this.#integer(value, i32Min, i32Max);
-    this.#view.setInt32(this.#reserve(4), value);
+    const start = this.#reserve(4);
+    this.#view.setInt32(start, value);
   }
 
   u64(value: bigint): void {
     if (value < 0n || value > u64Max) {
       throw new XdrError("xdr.range", this.#offset, `${value} is not an unsigned 64-bit integer`);
     }
-    this.#view.setBigUint64(this.#reserve(8), value);
+    const start = this.#reserve(8);
+    this.#view.setBigUint64(start, value);
   }
 
   i64(value: bigint): void {
     if (value < i64Min || value > i64Max) {
       throw new XdrError("xdr.range", this.#offset, `${value} is not a signed 64-bit integer`);
     }
-    this.#view.setBigInt64(this.#reserve(8), value);
+    const start = this.#reserve(8);
+    this.#view.setBigInt64(start, value);
   }
 
   double(value: number): void {
-    this.#view.setFloat64(this.#reserve(8), value);
+    const start = this.#reserve(8);
+    this.#view.setFloat64(start, value);
   }
 
   bool(value: boolean): void {
