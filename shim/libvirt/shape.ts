@@ -130,7 +130,7 @@ export function array<T>(item: Shape<T>, countMax: number): Shape<readonly T[]> 
 
 /**
  * A C `char` array, which libvirt sends as one int for each char: `fixed` always sends `charsMax` of them with NULs at
- * the end, otherwise a count goes in front. The text ends at the first NUL; only ASCII is expected (CPU and security
+ * the end, otherwise a count goes in front, which includes the closing NUL. The text ends at the first NUL; only ASCII is expected (CPU and security
  * model names).
  */
 export function chars(charsMax: number, fixed: boolean): Shape<string> {
@@ -147,10 +147,10 @@ export function chars(charsMax: number, fixed: boolean): Shape<string> {
       return text;
     },
     write(writer, value) {
-      if (value.length > charsMax) {
-        throw new XdrError("xdr.limit", writer.offset, `${value.length} chars are over the limit of ${charsMax}`);
+      if (value.length >= charsMax) {
+        throw new XdrError("xdr.limit", writer.offset, `${value.length} chars and a NUL are over ${charsMax}`);
       }
-      const written = fixed ? charsMax : value.length;
+      const written = fixed ? charsMax : value.length + 1;
       if (!fixed) writer.count(written, charsMax);
       for (let index = 0; index < written; index += 1) {
         const code = index < value.length ? value.charCodeAt(index) : 0;
