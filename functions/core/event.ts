@@ -1,5 +1,4 @@
 /** What can happen to a migration. Events are past tense and carry the time at which they were observed; the core has no clock. */
-import type { BundleRef } from "#protocol/blob";
 import type { DomainState, Report, ReportBody, Side } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
 import type { BlobName, StoredBlob } from "./state.ts";
@@ -14,11 +13,20 @@ export type StoredReport = Omit<Report, "result"> & {
 export type MigrationEvent =
   /** The domain's lock is held and both hosts know of the migration: it may start. */
   | { type: "requested"; at: string }
+  /** Another migration holds the domain: this one ends before it began. */
+  | { type: "refused"; at: string; fault: FaultBody }
   | { type: "reported"; at: string; report: StoredReport }
   | { type: "cancelRequested"; at: string; by: string }
   /** The destination's shim noticed that the libvirt connection that holds the incoming domain is gone. */
-  | { type: "connectionLost"; at: string; side: Side; epoch: number; cause: string }
+  | { type: "connectionLost"; at: string; epoch: number; cause: string }
   /** The timer looked; `unreachable` names the sides whose host was silent longer than `offlineAfterMs`. */
   | { type: "ticked"; at: string; unreachable: Side[] };
 
-export type { BundleRef };
+export const eventTypes = [
+  "requested",
+  "refused",
+  "reported",
+  "cancelRequested",
+  "connectionLost",
+  "ticked",
+] as const satisfies readonly MigrationEvent["type"][];

@@ -135,7 +135,8 @@ export const migrationStateSchema = z.object({
     /** Perform returned success: the source is paused until a receipt says otherwise (I2). */
     performed: z.boolean(),
   }),
-  cancelRequested: z.boolean(),
+  /** Why Perform was asked to abort (a person's cancel, a lost destination): the true cause of the failure that follows. */
+  abortCause: z.nullable(failureSchema),
   failure: z.nullable(failureSchema),
   timeline: z.array(timelineEntrySchema).check(z.maxLength(timelineEntriesMax)),
 });

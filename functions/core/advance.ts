@@ -1,0 +1,256 @@
+/**
+ * The way forward: what each report of success leads to. The nine steps of the design in order; a domain without snapshots
+ * and checkpoints skips export and stage, one that is not running skips Perform (libvirt-domain.c,
+ * virDomainMigrateVersion3Full: offline goes from Prepare to Finish).
+ */
+import type { CommandKind, ReportBodyOf } from "#protocol/command";
+import type { Finding } from "#protocol/fault";
+import { change, type Draft, end, enter, fail, failureOf, note } from "./draft.ts";
+import { hold, retreat, rolledBack, undoDestination, undoSource } from "./retreat.ts";
+import type { BlobName, MigrationState, Step, StoredBlob } from "./state.ts";
+
+export interface Success<K extends CommandKind> {
+  draft: Draft;
+  body: ReportBodyOf<K>;
+  blobs: Partial<Record<BlobName, StoredBlob>>;
+  ms: number;
+}
+type Advance<K extends CommandKind> = (success: Success<K>) => Draft;
+
+/** Each command is awaited in the steps named here only; anywhere else its report is history and changes nothing. */
+export const stepsOf: Record<CommandKind, readonly Step[]> = {
+  inspectSource: ["inspectingSource"],
+  inspectDestination: ["inspectingDestination"],
+  export: ["exporting"],
+  stage: ["staging"],
+  begin: ["beginning"],
+  prepare: ["preparing"],
+  perform: ["performing"],
+  abort: ["performing"],
+  finish: ["finishing", "abortingFinish"],
+  confirm: ["confirming", "abortingConfirm"],
+  settle: ["settling"],
+  restore: ["restoring"],
+  unstage: ["unstaging"],
+  restoreBundle: [],
+};
+
+const keep = (draft: Draft, blobs: Partial<Record<BlobName, StoredBlob>>): Draft =>
+  change(draft, { blobs: { ...draft.state.blobs, ...blobs } });
+
+const settled = (draft: Draft, kind: CommandKind): Draft =>
+  change(draft, { pending: draft.state.pending.filter((pending) => pending.kind !== kind) });
+
+const inspectSource: Advance<"inspectSource"> = ({ draft, body, blobs, ms }) => {
+  const { snapshots, checkpoints } = body.carries;
+  const { state, memoryKiB, vcpus, autostart } = body.domain;
+  const offline = state === "shutoff";
+  const learned = change(keep(draft, blobs), {
+    facts: { state, memoryKiB, vcpus, autostart, snapshots, checkpoints },
+    findings: body.findings,
+    snapshots: { total: snapshots, staged: 0, verified: 0 },
+    options: { ...draft.state.options, offline },
+  });
+  const noted = note(learned, {
+    side: "source",
+    ms,
+    note: `inspected: ${state}, ${snapshots} snapshots, ${checkpoints} checkpoints`,
+  });
+  return firstBlocker(noted) ?? enter(noted, "inspectingDestination", "inspectDestination");
+};
+
+const inspectDestination: Advance<"inspectDestination"> = ({ draft, body, ms }) => {
+  const { accept, facts } = draft.state;
+  const accepted = new Set(accept);
+  const storageAccepted = accepted.has("storage.notShared") || accepted.has("storage.cacheMode");
+  const noted = note(
+    change(draft, {
+      findings: [...draft.state.findings, ...body.findings],
+      options: { ...draft.state.options, unsafe: body.storageProven || storageAccepted },
+    }),
+    {
+      side: "destination",
+      ms,
+      note: body.storageProven ? "inspected: storage proven to be the same by both shims" : "inspected",
+    },
+  );
+  const refused = firstBlocker(noted) ?? unacceptedRisks(noted, accepted);
+  if (refused !== null) return refused;
+  const carries = (facts?.snapshots ?? 0) + (facts?.checkpoints ?? 0) > 0;
+  return carries ? enter(noted, "exporting", "export") : enter(noted, "beginning", "begin");
+};
+
+function firstBlocker(draft: Draft): Draft | null {
+  const blocker = draft.state.findings.find((finding) => finding.severity === "blocker");
+  return blocker === undefined
+    ? null
+    : retreat(draft, failureOf({ ...plain(blocker), retry: "never" }, draft.state.step, null));
+}
+
+const plain = ({ code, cause, action }: Finding) => ({ code, cause, action });
+
+function unacceptedRisks(draft: Draft, accepted: ReadonlySet<string>): Draft | null {
+  const open = draft.state.findings.filter((finding) => finding.severity === "risk" && !accepted.has(finding.code));
+  const first = open[0];
+  if (first === undefined) return null;
+  const codes = [...new Set(open.map((finding) => finding.code))].join(",");
+  return retreat(
+    draft,
+    failureOf(
+      {
+        code: "risk.notAccepted",
+        cause: first.cause,
+        action: `${first.action} Or accept what was found by name: --accept ${codes}`,
+        retry: "person",
+      },
+      draft.state.step,
+      null,
+    ),
+  );
+}
+
+const exported: Advance<"export"> = ({ draft, body, ms }) => {
+  const { bundle } = body;
+  const noted = note(change(draft, { bundle }), {
+    side: "source",
+    ms,
+    note: `bundle of ${bundle.snapshots} snapshots, ${bundle.checkpoints} checkpoints, ${bundle.bytes} bytes`,
+  });
+  return enter(change(noted, { touched: { ...noted.state.touched, staged: true } }), "staging", "stage");
+};
+
+/** I3: the source is stripped only after the destination read its tree back and it is the bundle's. */
+const staged: Advance<"stage"> = ({ draft, body, ms }) => {
+  const { bundle, snapshots } = draft.state;
+  if (bundle !== null && body.tree.treeSha256 !== bundle.treeSha256)
+    return retreat(draft, mismatch(draft, "The tree read back on the destination is not the bundle's."));
+  const noted = note(change(draft, { snapshots: { ...snapshots, staged: body.tree.snapshots } }), {
+    side: "destination",
+    ms,
+    note: `${body.tree.snapshots} snapshots staged and read back`,
+  });
+  return enter(noted, "beginning", "begin");
+};
+
+const mismatch = (draft: Draft, cause: string) =>
+  failureOf(
+    {
+      code: "snapshot.mismatch",
+      cause,
+      action: "Nothing is lost: the bundle is kept. Compare with: vmferry bundle show.",
+      retry: "person",
+    },
+    draft.state.step,
+    "destination",
+  );
+
+const begun: Advance<"begin"> = ({ draft, body, blobs, ms }) => {
+  const stripped = body.strippedMs > 0 ? `, source without snapshot metadata for ${Math.ceil(body.strippedMs)} ms` : "";
+  const noted = note(change(keep(draft, blobs), { flags: body.flags, strippedMs: body.strippedMs }), {
+    side: "source",
+    ms,
+    note: `cookie A of ${body.cookie.bytes} bytes, XML of ${body.xml.bytes} bytes${stripped}`,
+  });
+  return enter(change(noted, { touched: { ...noted.state.touched, prepared: true } }), "preparing", "prepare");
+};
+
+const prepared: Advance<"prepare"> = ({ draft, body, blobs, ms }) => {
+  const noted = note(change(keep(draft, blobs), { uri: body.uri }), {
+    side: "destination",
+    ms,
+    note: `cookie B of ${body.cookie.bytes} bytes`,
+  });
+  return noted.state.options.offline ? enter(noted, "finishing", "finish") : enter(noted, "performing", "perform");
+};
+
+const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
+  const { downtimeMs, transferredBytes } = body.statistics;
+  const noted = note(
+    change(keep(draft, blobs), {
+      downtimeMs,
+      transferredBytes,
+      touched: { ...draft.state.touched, performed: true },
+    }),
+    { side: "source", ms, note: `cookie C of ${body.cookie.bytes} bytes` },
+  );
+  return enter(noted, "finishing", "finish");
+};
+
+const aborted: Advance<"abort"> = ({ draft, body }) =>
+  note(settled(draft, "abort"), {
+    side: "source",
+    note: body.aborted ? "Perform asked to stop" : "too late to stop Perform: its end decides",
+  });
+
+/** The receipt decides, on the way forward and on the way back alike (I7). */
+const finished: Advance<"finish"> = ({ draft, body, blobs, ms }) => {
+  const { receipt, cookie } = body;
+  const size = cookie === null ? "" : `, cookie D of ${cookie.bytes} bytes`;
+  const noted = note(change(keep(draft, blobs), { receipt }), {
+    side: "destination",
+    ms,
+    note: `receipt: ${receipt.outcome} (by ${receipt.evidence})${size}`,
+  });
+  if (receipt.outcome === "started") return enter(noted, "confirming", "confirm");
+  if (noted.state.step === "abortingFinish") return undoSource(noted);
+  const fault = body.fault ?? {
+    code: "finish.failed" as const,
+    cause: "The destination did not start the domain.",
+    action: "Look at the destination's QEMU log, then migrate again.",
+    retry: "safe" as const,
+  };
+  const turned = change(fail(noted, failureOf(fault, "finishing", "destination")), { epoch: noted.state.epoch + 1 });
+  return undoSource(turned);
+};
+
+const confirmed: Advance<"confirm"> = ({ draft, body, ms }) => {
+  const noted = note(draft, { side: "source", ms, note: `confirmed: ${body.source}` });
+  return noted.state.receipt?.outcome === "started"
+    ? enter(noted, "settling", "settle")
+    : enter(noted, "restoring", "restore");
+};
+
+/** I4: completed only with the tree complete on the host that has the domain. */
+const settledThere: Advance<"settle"> = ({ draft, body, ms }) => {
+  const { bundle, snapshots } = draft.state;
+  const noted = note(draft, {
+    side: "destination",
+    ms,
+    note: `settled: ${body.state}, ${body.tree.snapshots} snapshots verified`,
+  });
+  if (bundle !== null && body.tree.treeSha256 !== bundle.treeSha256)
+    return hold(noted, mismatch(noted, "The tree on the destination is not the bundle's."), "settle", false);
+  const whole = change(noted, { snapshots: { ...snapshots, verified: body.tree.snapshots }, failure: null });
+  return end(whole, "completed", "completed");
+};
+
+const restored: Advance<"restore"> = ({ draft, body, ms }) =>
+  undoDestination(
+    note(draft, { side: "source", ms, note: `source ${body.state}, ${body.tree.snapshots} snapshots compared` }),
+  );
+
+const unstaged: Advance<"unstage"> = ({ draft, body, ms }) =>
+  rolledBack(
+    note(draft, { side: "destination", ms, note: body.removed ? "staged definition removed" : "nothing left there" }),
+  );
+
+export const advances: { [K in Exclude<CommandKind, "restoreBundle">]: Advance<K> } = {
+  inspectSource,
+  inspectDestination,
+  export: exported,
+  stage: staged,
+  begin: begun,
+  prepare: prepared,
+  perform: performed,
+  abort: aborted,
+  finish: finished,
+  confirm: confirmed,
+  settle: settledThere,
+  restore: restored,
+  unstage: unstaged,
+};
+
+/** A receipt that says otherwise than an earlier one is a defect of a shim: nothing is decided by it (I7). */
+export function contradicts(state: MigrationState, outcome: "started" | "destroyed"): boolean {
+  return state.receipt !== null && state.receipt.outcome !== outcome;
+}

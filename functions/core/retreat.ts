@@ -1,0 +1,74 @@
+/**
+ * The ways back. Rolling back always ends with: the source as it was, its tree complete and compared; nothing of ours left
+ * on the destination. The order is the destination's verdict first, then the source, then the destination's leftovers:
+ * the source is confirmed only by a receipt (I2), and what holds the guest comes before what only needs sweeping.
+ *
+ * Turning round raises the epoch, so a delayed command of the way forward is refused by the shims (I5).
+ */
+import type { CommandKind } from "#protocol/command";
+import type { Draft } from "./draft.ts";
+import { change, end, enter, fail, note } from "./draft.ts";
+import type { Failure, MigrationState, Step } from "./state.ts";
+
+/** Gives up the way forward because of a failure and starts undoing what was touched. */
+export function retreat(draft: Draft, failure: Failure): Draft {
+  const failed = fail(draft, failure);
+  const turned = change(failed, { epoch: failed.state.epoch + 1, pending: [] });
+  if (untouched(turned.state)) return end(turned, endStatus(turned.state), "nothing was changed on either host");
+  if (turned.state.touched.prepared) return enter(turned, "abortingFinish", "finish");
+  return undoSource(turned);
+}
+
+/** Only inspections happened: refusing costs nothing and there is nothing to undo. */
+const untouched = (state: MigrationState): boolean =>
+  state.step === "inspectingSource" || state.step === "inspectingDestination";
+
+/** The destination holds no running copy. A source paused by Perform is resumed by its receipt (I2); otherwise libvirt resumed it itself. */
+export function undoSource(draft: Draft): Draft {
+  const { touched, receipt } = draft.state;
+  if (touched.performed && receipt?.outcome === "destroyed") return enter(draft, "abortingConfirm", "confirm");
+  return enter(draft, "restoring", "restore");
+}
+
+/** The source is whole again: sweep the destination, if anything of ours may be there. */
+export function undoDestination(draft: Draft): Draft {
+  const { touched } = draft.state;
+  if (touched.staged || touched.prepared) return enter(draft, "unstaging", "unstage");
+  return rolledBack(draft);
+}
+
+export const rolledBack = (draft: Draft): Draft =>
+  end(draft, endStatus(draft.state), "rolled back: the source is as it was, its snapshot tree compared");
+
+function endStatus(state: MigrationState): MigrationState["status"] {
+  if (state.failure?.code === "migration.cancelled") return "cancelled";
+  return untouched(state) ? "refused" : "rolledBack";
+}
+
+/** The steps that are tried until they succeed: from Finish on, silence is no answer (I2), and a way back must reach its end. */
+export const persistentSteps: Partial<Record<Step, CommandKind>> = {
+  finishing: "finish",
+  confirming: "confirm",
+  settling: "settle",
+  abortingFinish: "finish",
+  abortingConfirm: "confirm",
+  restoring: "restore",
+  unstaging: "unstage",
+};
+
+/** Attempts of one command before its failing is shown as `stranded`; the timer goes on trying each minute (I10). */
+const quietAttemptsMax = 3;
+
+/** A persistent step's command failed: the step stays, the timer tries again, a person is told unless trying again is all it takes. */
+export function hold(draft: Draft, failure: Failure, kind: CommandKind, retrySafe: boolean): Draft {
+  const failed = fail(change(draft, { pending: [] }), failure);
+  const attempts = failed.state.attempts[kind] ?? 0;
+  if (retrySafe && attempts < quietAttemptsMax) return failed;
+  return strand(failed, `${failure.action} Then this step is tried again by itself every minute.`);
+}
+
+/** Says that a person is needed; the step and its commands stay, and a later report still moves it on. */
+export function strand(draft: Draft, text: string): Draft {
+  if (draft.state.status === "stranded") return draft;
+  return note(change(draft, { status: "stranded" }), { note: `stranded: ${text}` });
+}

@@ -1,0 +1,213 @@
+/**
+ * transition(state, event) -> {state, effects}: the whole protocol as a pure total function. It awaits nothing, knows no
+ * clock and no random, and for an event that does not fit returns the very state it was given, with no effects.
+ *
+ * Invariants upheld here: I2 (silence never decides: only reports and receipts move a migration on after Perform),
+ * I5 (epoch only rises), I6 (command ids are deterministic), I7 (a receipt is never contradicted), I10 (every step has a
+ * way on: a report, a retry by the timer, or `stranded` while a host stays away).
+ */
+import type { CommandKind, Side } from "#protocol/command";
+import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
+import { change, type Draft, draftOf, enter, failureOf, issue, note, type Transition } from "./draft.ts";
+import type { MigrationEvent } from "./event.ts";
+import { hold, persistentSteps, retreat, strand } from "./retreat.ts";
+import type { MigrationState, Pending, Step } from "./state.ts";
+
+export type { Transition } from "./draft.ts";
+
+type Reported = Extract<MigrationEvent, { type: "reported" }>;
+
+export function transition(state: MigrationState, event: MigrationEvent): Transition {
+  if (state.step === "ended") return { state, effects: [] };
+  const draft = draftOf(state, event.at);
+  const next = apply(draft, event);
+  if (next === draft) return { state, effects: [] };
+  return { state: { ...next.state, version: state.version + 1, updatedAt: event.at }, effects: next.effects };
+}
+
+function apply(draft: Draft, event: MigrationEvent): Draft {
+  switch (event.type) {
+    case "requested":
+      return requested(draft);
+    case "refused":
+      return fresh(draft.state) ? retreat(draft, failureOf(event.fault, draft.state.step, null)) : draft;
+    case "reported":
+      return reported(draft, event);
+    case "cancelRequested":
+      return cancelRequested(draft, event.by);
+    case "connectionLost":
+      return connectionLost(draft, event);
+    case "ticked":
+      return ticked(draft, event.unreachable);
+  }
+}
+
+/** The first command; asked again while it is pending (a retried request, a timer) it is nothing new. */
+function requested(draft: Draft): Draft {
+  return fresh(draft.state) ? enter(note(draft, { note: "requested" }), "inspectingSource", "inspectSource") : draft;
+}
+
+const fresh = (state: MigrationState): boolean =>
+  state.step === "inspectingSource" && state.pending.length === 0 && state.timeline.length === 0;
+
+function reported(draft: Draft, { report }: Reported): Draft {
+  const pending = draft.state.pending.find((candidate) => candidate.id === report.commandId);
+  if (pending === undefined || !stepsOf[pending.kind].includes(draft.state.step)) return draft;
+  const awake = draft.state.status === "stranded" ? change(draft, { status: "running" }) : draft;
+  if (!report.result.ok) return failed(awake, pending, report.result, report.ms);
+  const { body, blobs } = report.result;
+  if (body.kind !== pending.kind || body.kind === "restoreBundle") return draft;
+  if (body.kind === "finish" && contradicts(draft.state, body.receipt.outcome)) return draft;
+  return advance(body.kind, { draft: awake, body, blobs, ms: report.ms });
+}
+
+/** One entry of the table for one kind: the kind ties the body's type to its function. */
+function advance<K extends keyof typeof advances>(
+  kind: K,
+  success: { draft: Draft; body: { kind: CommandKind }; blobs: Success<K>["blobs"]; ms: number },
+): Draft {
+  return isBody(kind, success) ? advances[kind](success) : success.draft;
+}
+
+function isBody<K extends CommandKind>(kind: K, success: { body: { kind: CommandKind } }): success is Success<K> {
+  return success.body.kind === kind;
+}
+
+type FailedResult = Extract<Reported["report"]["result"], { ok: false }>;
+
+function failed(draft: Draft, pending: Pending, result: FailedResult, ms: number): Draft {
+  const { fault, sourceState } = result;
+  const { step } = draft.state;
+  const failure = failureOf(fault, step, pending.side);
+  switch (pending.kind) {
+    case "inspectSource":
+    case "inspectDestination":
+    case "export":
+    case "stage":
+    case "begin":
+      return retreat(draft, failure);
+    case "prepare":
+      // Prepare failed: no Finish, there is nothing to abort over there (virDomainMigrateVersion3Full); unstaging still looks.
+      return retreat(change(draft, { touched: { ...draft.state.touched, prepared: false, staged: true } }), failure);
+    case "perform": {
+      // After a failed Perform libvirt itself resumed the source and Confirm is not called. When the shim could not see that
+      // it runs, it counts as paused and waits for the receipt (I2).
+      const resumedByLibvirt = sourceState !== undefined && sourceState !== "paused";
+      const cause = draft.state.abortCause ?? failure;
+      const noted = note(draft, { side: "source", ms, note: `Perform failed, source ${sourceState ?? "unknown"}` });
+      return retreat(change(noted, { touched: { ...noted.state.touched, performed: !resumedByLibvirt } }), cause);
+    }
+    case "abort":
+      return note(change(draft, { pending: draft.state.pending.filter((other) => other.id !== pending.id) }), {
+        side: "source",
+        note: `Perform could not be stopped: ${fault.cause}`,
+      });
+    case "finish":
+    case "confirm":
+    case "settle":
+    case "restore":
+    case "unstage":
+      return hold(draft, failure, pending.kind, fault.retry === "safe");
+    case "restoreBundle":
+      return draft;
+  }
+}
+
+/** Before Perform a cancel turns round at once; during Perform it asks libvirt to stop and the end of Perform decides; later it is too late. */
+const cancelable: Record<Step, "now" | "abort" | "late"> = {
+  inspectingSource: "now",
+  inspectingDestination: "now",
+  exporting: "now",
+  staging: "now",
+  beginning: "now",
+  preparing: "now",
+  performing: "abort",
+  finishing: "late",
+  confirming: "late",
+  settling: "late",
+  abortingFinish: "late",
+  abortingConfirm: "late",
+  restoring: "late",
+  unstaging: "late",
+  ended: "late",
+};
+
+function cancelRequested(draft: Draft, by: string): Draft {
+  const failure = failureOf(
+    {
+      code: "migration.cancelled",
+      cause: `Cancelled by ${by}.`,
+      action: "Nothing to do: the domain stays on its source.",
+      retry: "never",
+    },
+    draft.state.step,
+    null,
+  );
+  switch (cancelable[draft.state.step]) {
+    case "now":
+      return retreat(draft, failure);
+    case "abort":
+      return abortPerform(draft, failure);
+    case "late":
+      return draft;
+  }
+}
+
+function abortPerform(draft: Draft, abortCause: NonNullable<MigrationState["abortCause"]>): Draft {
+  if (draft.state.abortCause !== null) return draft;
+  return issue(note(change(draft, { abortCause }), { side: abortCause.side, note: abortCause.cause }), "abort");
+}
+
+/** A hint that saves the rest of a hopeless transfer. Only the end of Perform and the receipt decide. */
+function connectionLost(draft: Draft, event: Extract<MigrationEvent, { type: "connectionLost" }>): Draft {
+  if (draft.state.step !== "performing" || event.epoch !== draft.state.epoch) return draft;
+  const failure = failureOf(
+    {
+      code: "destination.lost",
+      cause: event.cause,
+      action: "Look at the destination's libvirt daemon (journalctl -u libvirtd), then migrate again.",
+      retry: "safe",
+    },
+    "performing",
+    "destination",
+  );
+  return abortPerform(draft, failure);
+}
+
+function ticked(draft: Draft, unreachable: readonly Side[]): Draft {
+  const { state } = draft;
+  const again = persistentSteps[state.step];
+  if (state.pending.length === 0) {
+    if (again !== undefined) return issue(draft, again);
+    return requested(draft);
+  }
+  const overdue = state.pending.find((pending) => Date.parse(pending.deadlineAt) <= Date.parse(draft.at));
+  if (overdue === undefined) return draft;
+  const away = unreachable.includes(overdue.side);
+  const host = state[overdue.side].name;
+  if (again === undefined && state.step !== "performing") {
+    const cause = away
+      ? `Host ${host} has not been heard of while ${state.step} was waiting for it.`
+      : `Host ${host} did not report ${overdue.kind} in time.`;
+    return retreat(
+      draft,
+      failureOf(
+        {
+          code: away ? "host.offline" : "step.overdue",
+          cause,
+          action: `Look at the shim on ${host} (journalctl -u vmferry-shim), then migrate again.`,
+          retry: "safe",
+        },
+        state.step,
+        overdue.side,
+      ),
+    );
+  }
+  // Perform may take hours on a reachable host; that is no reason to call anybody.
+  if (state.step === "performing" && !away) return draft;
+  return strand(
+    draft,
+    `${state.step} waits for host ${host}, ${away ? "which is away" : "which is connected but silent"}. ` +
+      `Bring the shim on ${host} back; the migration then goes on by itself. Resume or destroy nothing by hand.`,
+  );
+}

@@ -1,0 +1,378 @@
+/**
+ * The only loop: load -> transition -> commit -> dispatch. It keeps nothing between calls; what it knows is in the store.
+ * Payloads are written before the state that names them, the state is one conditional write (I5), and a push that is lost is
+ * repaired by redelivery on hello and heartbeat, so dispatch may fail at any point without changing what is true.
+ */
+import { createHash } from "node:crypto";
+import type { Blob } from "#protocol/blob";
+import type { Command, DomainRef, MigrateOptions, Report } from "#protocol/command";
+import { Fault } from "#protocol/fault";
+import { offlineAfterMs } from "#protocol/limits";
+import { stands } from "./bundle-presence.ts";
+import { type BundleRequest, createBundleRunner, isBundleTask } from "./bundle-runner.ts";
+import type { BundleTask } from "./core/bundle-task.ts";
+import { blobsOf, commandBody } from "./core/command-body.ts";
+import type { MigrationEvent, StoredReport } from "./core/event.ts";
+import { commitAttemptsMax } from "./core/limits.ts";
+import { type BlobName, blobNames, type HostRef, type MigrationState, type Pending } from "./core/state.ts";
+import { transition } from "./core/transition.ts";
+import type { Ports } from "./ports.ts";
+
+export interface MigrationRequest {
+  id: string;
+  domain: DomainRef;
+  source: HostRef;
+  destination: HostRef;
+  options: MigrateOptions;
+  accept: string[];
+}
+
+export interface Runner {
+  /** The manual way: one export or restore. Throws `Fault` `domain.busy`. */
+  requestBundle(input: BundleRequest): Promise<BundleTask>;
+  /** Creates the migration of that id, or goes on with it if an earlier try was cut short. Throws `Fault` `domain.busy`. */
+  request(input: MigrationRequest): Promise<MigrationState>;
+  /** Takes a report of a host; resolves once it is stored or known to be history: then it may be acknowledged. */
+  reported(hostId: string, report: Report): Promise<void>;
+  /** The commands that a host still owes a report for. */
+  pendingOf(hostId: string): Promise<Command[]>;
+  cancel(id: string, by: string): Promise<MigrationState>;
+  connectionLost(hostId: string, lost: { migrationId: string; epoch: number; cause: string }): Promise<void>;
+  /** Looks after everything active once; the timer calls it each minute. Returns how many migrations were looked at. */
+  tick(): Promise<number>;
+  /** Whether a host may read or write this payload for this migration's pending command. Throws `Fault` otherwise. */
+  authorise(hostId: string, want: { migrationId: string; commandId: string; key: string | null }): Promise<void>;
+}
+
+type Payloads = Partial<Record<BlobName, Blob>>;
+
+const notFound = (what: string) =>
+  new Fault({
+    code: "request.notFound",
+    cause: `There is no ${what}.`,
+    action: "Look at: vmferry migrations.",
+    retry: "never",
+  });
+
+export function createRunner(ports: Ports): Runner {
+  const { clock, migrations, sockets, feed, log } = ports;
+  const bundles = createBundleRunner(ports);
+
+  /** Applies an event; `null` when the migration does not exist. Loses no race: a conflict means somebody else's progress, so it loads again. */
+  async function handle(id: string, event: MigrationEvent, payloads: Payloads = {}): Promise<MigrationState | null> {
+    for (let attempt = 0; attempt < commitAttemptsMax; attempt++) {
+      const state = await migrations.load(id);
+      if (state === null) return null;
+      const next = transition(state, event);
+      if (next.state === state) return state;
+      if ((await migrations.commit(next.state)) === "conflict") continue;
+      await dispatch(next.state, next.effects, payloads);
+      return next.state;
+    }
+    throw new Fault({
+      code: "request.conflict",
+      cause: `Migration ${id} is being changed by others at this very moment.`,
+      action: "Try again.",
+      retry: "safe",
+    });
+  }
+
+  async function dispatch(
+    state: MigrationState,
+    effects: ReturnType<typeof transition>["effects"],
+    payloads: Payloads,
+  ): Promise<void> {
+    for (const effect of effects) {
+      try {
+        if (effect.type === "send") await send(state, effect.pending, payloads);
+        else await release(state);
+      } catch (error) {
+        log.write("warn", "an effect was not dispatched; it is repaired by heartbeat or timer", {
+          migration: state.id,
+          effect: effect.type,
+          error: String(error),
+        });
+      }
+    }
+    await feed.publish(state.id, { type: "changed", version: state.version }).catch(() => {
+      log.write("debug", "nobody was told of a change; watchers read the store", { migration: state.id });
+    });
+  }
+
+  async function send(state: MigrationState, pending: Pending, payloads: Payloads): Promise<void> {
+    const command = await materialise(state, pending, payloads);
+    await sockets.push(state[pending.side].id, { type: "command", command });
+  }
+
+  /** The command with its payloads as the treaty carries them: bytes from an item inline, bucket objects by reference. */
+  async function materialise(state: MigrationState, pending: Pending, payloads: Payloads): Promise<Command> {
+    const blobs: Payloads = {};
+    for (const name of blobsOf(pending.kind)) {
+      const stored = state.blobs[name];
+      if (stored === undefined) continue;
+      const known = payloads[name];
+      if (known !== undefined && known.sha256 === stored.sha256) {
+        blobs[name] = known;
+        continue;
+      }
+      if (stored.in === "bucket") {
+        blobs[name] = { in: "bucket", key: stored.key, sha256: stored.sha256, bytes: stored.bytes };
+        continue;
+      }
+      const bytes = await migrations.getBlob(state.id, stored);
+      if (bytes === null) throw new Error(`payload ${name} is named but absent`);
+      blobs[name] = {
+        in: "inline",
+        base64: Buffer.from(bytes).toString("base64"),
+        sha256: stored.sha256,
+        bytes: stored.bytes,
+      };
+    }
+    const command = commandBody(state, pending, blobs);
+    if (command === null) throw new Error(`the state lacks what ${pending.kind} needs`);
+    return command;
+  }
+
+  /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands. */
+  async function release(state: MigrationState): Promise<void> {
+    await Promise.all([
+      migrations.unpoint(state.source.id, state.id),
+      migrations.unpoint(state.destination.id, state.id),
+    ]);
+    await migrations.unlockDomain(state.domain.uuid, state.id);
+  }
+
+  /** Stores a report's payloads before the state names them. */
+  async function store(report: Report): Promise<{ stored: StoredReport; payloads: Payloads }> {
+    const { result } = report;
+    if (!result.ok) return { stored: { ...report, result }, payloads: {} };
+    if (result.body.kind === "export") await stands(ports, "The bundle", result.body.bundle);
+    const payloads = payloadsOf(result.body);
+    const blobs: StoredReport["result"] & { ok: true } = { ok: true, body: result.body, blobs: {} };
+    await Promise.all(
+      blobNames.map(async (name) => {
+        const blob = payloads[name];
+        if (blob !== undefined) blobs.blobs[name] = await storeBlob(report.migrationId, name, blob);
+      }),
+    );
+    return { stored: { ...report, result: blobs }, payloads };
+  }
+
+  async function storeBlob(id: string, name: BlobName, blob: Blob) {
+    if (blob.in === "bucket") {
+      await stands(ports, `Payload ${name}`, blob);
+      return { in: "bucket" as const, key: blob.key, sha256: blob.sha256, bytes: blob.bytes };
+    }
+    const bytes = Buffer.from(blob.base64, "base64");
+    const sha256 = createHash("sha256").update(bytes).digest("hex");
+    if (sha256 !== blob.sha256 || bytes.byteLength !== blob.bytes)
+      throw new Fault({
+        code: "cookie.altered",
+        cause: `Payload ${name} does not have the digest it was sent with.`,
+        action: "Look at what stands between the shim and the control plane.",
+        retry: "safe",
+      });
+    return migrations.putBlob(id, name, bytes, sha256);
+  }
+
+  return {
+    async request(input) {
+      const at = clock.now();
+      const fresh = newState(input, at);
+      const created = await migrations.create(fresh);
+      const known = created === "committed" ? fresh : await migrations.load(input.id);
+      if (known === null) throw notFound(`migration ${input.id}`);
+      if (known.step === "ended" || known.pending.length > 0) return known;
+      const locked = await migrations.lockDomain({
+        domainUuid: input.domain.uuid,
+        migrationId: input.id,
+        source: input.source.id,
+        destination: input.destination.id,
+      });
+      if (!locked) {
+        const fault = await busy(input.domain);
+        await handleLoaded(known, { type: "refused", at, fault: fault.toBody() }, {});
+        throw fault;
+      }
+      await Promise.all([
+        migrations.point(input.source.id, input.id),
+        migrations.point(input.destination.id, input.id),
+      ]);
+      const started = transition(known, { type: "requested", at });
+      if (started.state === known) return known;
+      if ((await migrations.commit(started.state)) === "conflict") return (await migrations.load(input.id)) ?? known;
+      await dispatch(started.state, started.effects, {});
+      return started.state;
+    },
+
+    requestBundle: bundles.requestBundle,
+
+    async reported(hostId, report) {
+      if (isBundleTask(report.migrationId)) {
+        await bundles.reported(hostId, report);
+        return;
+      }
+      const state = await migrations.load(report.migrationId);
+      const pending = state?.pending.find((candidate) => candidate.id === report.commandId);
+      // A report of a command that is no longer awaited is history; so is one that comes from a host it was not sent to.
+      if (state === null || pending === undefined || state[pending.side].id !== hostId) return;
+      const { stored, payloads } = await store(report);
+      await handleLoaded(state, { type: "reported", at: clock.now(), report: stored }, payloads);
+    },
+
+    async pendingOf(hostId) {
+      const commands: Command[] = [];
+      for (const id of await migrations.migrationsOf(hostId)) {
+        if (isBundleTask(id)) {
+          commands.push(...(await bundles.pendingOf(hostId, id)));
+          continue;
+        }
+        const state = await migrations.load(id);
+        if (state === null) continue;
+        for (const pending of state.pending)
+          if (state[pending.side].id === hostId) commands.push(await materialise(state, pending, {}));
+      }
+      return commands;
+    },
+
+    async cancel(id, by) {
+      const before = await migrations.load(id);
+      if (before === null) throw notFound(`migration ${id}`);
+      const after = await handle(id, { type: "cancelRequested", at: clock.now(), by });
+      if (after === null || after.version === before.version)
+        throw new Fault({
+          code: "request.conflict",
+          cause: `Migration ${id} is ${before.step === "ended" ? before.status : before.step} and can no longer be cancelled.`,
+          action: `Watch it to its end: vmferry migration watch ${id}.`,
+          retry: "never",
+        });
+      return after;
+    },
+
+    async connectionLost(hostId, lost) {
+      const state = await migrations.load(lost.migrationId);
+      if (state === null || state.destination.id !== hostId) return;
+      await handleLoaded(state, { type: "connectionLost", at: clock.now(), epoch: lost.epoch, cause: lost.cause }, {});
+    },
+
+    async tick() {
+      const active = await migrations.activeMigrations();
+      for (const { migrationId, domainUuid } of active) {
+        try {
+          await (isBundleTask(migrationId) ? bundles.look(migrationId, domainUuid) : look(migrationId, domainUuid));
+        } catch (error) {
+          log.write("error", "the timer could not look after a migration", {
+            migration: migrationId,
+            error: String(error),
+          });
+        }
+      }
+      return active.length;
+    },
+
+    async authorise(hostId, want) {
+      if (isBundleTask(want.migrationId) && (await bundles.authorised(hostId, want))) return;
+      const state = isBundleTask(want.migrationId) ? null : await migrations.load(want.migrationId);
+      const pending = state?.pending.find((candidate) => candidate.id === want.commandId);
+      const mine = state !== null && pending !== undefined && state[pending.side].id === hostId;
+      const named = want.key === null || (state !== null && namesKey(state, want.key));
+      if (mine && named) return;
+      throw new Fault({
+        code: "request.forbidden",
+        cause: "The migration does not await this command of this host, or does not name this object.",
+        action: "Nothing to do if the migration has ended or moved on; otherwise report it as a defect.",
+        retry: "never",
+      });
+    },
+  };
+
+  /** As `handle`, but spares the load when the caller has just made it; one request less in each step. */
+  async function handleLoaded(state: MigrationState, event: MigrationEvent, payloads: Payloads) {
+    const next = transition(state, event);
+    if (next.state === state) return state;
+    if ((await migrations.commit(next.state)) === "conflict") return handle(state.id, event, payloads);
+    await dispatch(next.state, next.effects, payloads);
+    return next.state;
+  }
+
+  async function look(migrationId: string, domainUuid: string): Promise<void> {
+    const state = await migrations.load(migrationId);
+    if (state === null) {
+      await migrations.unlockDomain(domainUuid, migrationId);
+      return;
+    }
+    if (state.step === "ended") return release(state);
+    await Promise.all([migrations.point(state.source.id, state.id), migrations.point(state.destination.id, state.id)]);
+    const at = clock.now();
+    const unreachable: ("source" | "destination")[] = [];
+    for (const side of ["source", "destination"] as const) {
+      const host = await ports.hosts.byId(state[side].id);
+      const seen = host?.lastSeenAt ?? null;
+      if (seen === null || Date.parse(at) - Date.parse(seen) > offlineAfterMs) unreachable.push(side);
+    }
+    await handleLoaded(state, { type: "ticked", at, unreachable }, {});
+  }
+
+  async function busy(domain: DomainRef): Promise<Fault> {
+    const holder = await migrations.domainLock(domain.uuid);
+    return new Fault({
+      code: "domain.busy",
+      cause: `Domain ${domain.name} is already being worked on${holder === null ? "" : ` by ${holder.migrationId}`}.`,
+      action: holder === null ? "Try again." : `Watch it: vmferry migration watch ${holder.migrationId}.`,
+      retry: "safe",
+    });
+  }
+}
+
+function namesKey(state: MigrationState, key: string): boolean {
+  if (state.bundle?.key === key) return true;
+  return blobNames.some((name) => state.blobs[name]?.key === key);
+}
+
+/** The payloads of a report under the names that the state gives them. */
+function payloadsOf(body: Extract<Report["result"], { ok: true }>["body"]): Payloads {
+  switch (body.kind) {
+    case "inspectSource":
+      return { facts: body.facts };
+    case "begin":
+      return { A: body.cookie, xml: body.xml };
+    case "prepare":
+      return { B: body.cookie };
+    case "perform":
+      return { C: body.cookie };
+    case "finish":
+      return body.cookie === null ? {} : { D: body.cookie };
+    default:
+      return {};
+  }
+}
+
+function newState(input: MigrationRequest, at: string): MigrationState {
+  return {
+    ...input,
+    status: "running",
+    step: "inspectingSource",
+    epoch: 1,
+    version: 1,
+    createdAt: at,
+    updatedAt: at,
+    endedAt: null,
+    pending: [],
+    attempts: {},
+    findings: [],
+    facts: null,
+    bundle: null,
+    blobs: {},
+    flags: null,
+    uri: null,
+    receipt: null,
+    snapshots: { total: 0, staged: 0, verified: 0 },
+    downtimeMs: null,
+    transferredBytes: null,
+    strippedMs: null,
+    touched: { staged: false, prepared: false, performed: false },
+    abortCause: null,
+    failure: null,
+    timeline: [],
+  };
+}

@@ -1,0 +1,306 @@
+/**
+ * The protocol, explored exhaustively: from a new migration every event that can happen is applied in every state that can
+ * be reached, and the rules are checked at each arrow. What (step, event) leads to stands in a golden table, so a change of
+ * the protocol is a visible change of a file.
+ */
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { describe, test } from "node:test";
+import { blobsOf, commandBody } from "#core/command-body";
+import type { MigrationEvent } from "#core/event";
+import type { MigrationState } from "#core/state";
+import { transition } from "#core/transition";
+import { type CommandKind, commandKindSchema } from "#protocol/command";
+import { at, failureReport, inlineBlob, later, newMigration, receipt, success, successes } from "#test/fake/migration";
+
+interface Arrow {
+  from: MigrationState;
+  label: string;
+  event: MigrationEvent;
+  to: ReturnType<typeof transition>;
+  fromKey: string;
+  toKey: string;
+}
+
+/** Every event that the world can produce in a state, under a name for the table. */
+function eventsIn(state: MigrationState): [string, MigrationEvent][] {
+  const events: [string, MigrationEvent][] = [
+    ["requested", { type: "requested", at }],
+    ["refused", { type: "refused", at, fault: { code: "domain.busy", cause: "busy", action: "wait", retry: "safe" } }],
+    ["cancelRequested", { type: "cancelRequested", at, by: "ann" }],
+    ["connectionLost", { type: "connectionLost", at, epoch: state.epoch, cause: "libvirtd is gone" }],
+    ["connectionLost(old epoch)", { type: "connectionLost", at, epoch: state.epoch - 1, cause: "old news" }],
+    ["ticked(in time)", { type: "ticked", at, unreachable: [] }],
+    ["ticked(overdue)", { type: "ticked", at: later, unreachable: [] }],
+    ["ticked(overdue, hosts away)", { type: "ticked", at: later, unreachable: ["source", "destination"] }],
+  ];
+  for (const pending of state.pending) {
+    for (const [name, body] of Object.entries(successes(pending.kind)))
+      events.push([`${pending.kind} ${name}`, { type: "reported", at, report: success(state, pending, body) }]);
+    for (const sourceState of pending.kind === "perform" ? (["running", "paused", undefined] as const) : [undefined])
+      events.push([
+        `${pending.kind} failed${sourceState === undefined ? "" : ` (source ${sourceState})`}`,
+        { type: "reported", at, report: failureReport(state, pending, { sourceState }) },
+      ]);
+    const person = { code: "libvirt.failed", cause: "c", action: "a", retry: "person" } as const;
+    events.push([
+      `${pending.kind} failed, needs a person`,
+      { type: "reported", at, report: failureReport(state, pending, { fault: person }) },
+    ]);
+  }
+  // Reports of commands that nobody awaits: late, repeated, or of another attempt.
+  for (const kind of commandKindSchema.options) {
+    if (state.pending.some((pending) => pending.kind === kind)) continue;
+    const stray = { id: `${state.id}:${kind}:9999`, kind, side: "source" as const, issuedAt: at, deadlineAt: at };
+    for (const body of Object.values(successes(kind)))
+      events.push([`stray ${kind}`, { type: "reported", at, report: success(state, stray, body) }]);
+  }
+  return events;
+}
+
+/** What makes two states the same for the future: everything but times, counters and the story. */
+const key = (state: MigrationState) =>
+  JSON.stringify({
+    ...state,
+    version: 0,
+    epoch: 0,
+    timeline: [],
+    updatedAt: "",
+    endedAt: state.endedAt === null,
+    attempts: Object.fromEntries(Object.entries(state.attempts).map(([kind, count]) => [kind, Math.min(count, 3)])),
+    pending: state.pending.map((pending) => pending.kind),
+    failure: state.failure === null ? null : state.failure.code,
+    abortCause: state.abortCause === null ? null : state.abortCause.code,
+  });
+
+function explore(): { states: MigrationState[]; arrows: Arrow[] } {
+  const states = new Map<string, MigrationState>();
+  const arrows: Arrow[] = [];
+  const queue = [newMigration()];
+  for (let from = queue.pop(); from !== undefined; from = queue.pop()) {
+    const fromKey = key(from);
+    if (states.has(fromKey)) continue;
+    states.set(fromKey, from);
+    for (const [label, event] of eventsIn(from)) {
+      const to = transition(from, event);
+      const toKey = to.state === from ? fromKey : key(to.state);
+      arrows.push({ from, label, event, to, fromKey, toKey });
+      if (!states.has(toKey)) queue.push(to.state);
+    }
+  }
+  return { states: [...states.values()], arrows };
+}
+
+const explored = explore();
+
+describe("every reachable state and event", () => {
+  test("the exploration reached every step and every end", () => {
+    const steps = new Set(explored.states.map((state) => state.step));
+    assert.deepEqual([...steps].sort(), [
+      "abortingConfirm",
+      "abortingFinish",
+      "beginning",
+      "confirming",
+      "ended",
+      "exporting",
+      "finishing",
+      "inspectingDestination",
+      "inspectingSource",
+      "performing",
+      "preparing",
+      "restoring",
+      "settling",
+      "staging",
+      "unstaging",
+    ]);
+    const ends = new Set(explored.states.filter((state) => state.step === "ended").map((state) => state.status));
+    assert.deepEqual([...ends].sort(), ["cancelled", "completed", "refused", "rolledBack"]);
+    assert.ok(explored.states.some((state) => state.status === "stranded"));
+    assert.ok(explored.states.length > 200, `only ${explored.states.length} states explored`);
+  });
+
+  test("the version rises by exactly one with a change and the state is the very same without one", () => {
+    for (const { from, to } of explored.arrows) {
+      if (to.state === from) assert.deepEqual(to.effects, []);
+      else assert.equal(to.state.version, from.version + 1);
+    }
+  });
+
+  test("I5: the epoch never falls, and rises when the way forward is given up", () => {
+    const back = new Set(["abortingFinish", "abortingConfirm", "restoring", "unstaging"]);
+    for (const { from, to } of explored.arrows) {
+      assert.ok(to.state.epoch >= from.epoch);
+      if (!back.has(from.step) && back.has(to.state.step))
+        assert.equal(to.state.epoch, from.epoch + 1, `${from.step} -> ${to.state.step}`);
+    }
+  });
+
+  test("I6: a command id is never issued twice and its body never changes while it is pending", () => {
+    for (const { from, label, to } of explored.arrows) {
+      const before = new Set(from.pending.map((pending) => pending.id));
+      for (const effect of to.effects) {
+        if (effect.type !== "send") continue;
+        assert.ok(!before.has(effect.pending.id), `${label} repeats ${effect.pending.id}`);
+        const attempt = from.attempts[effect.pending.kind] ?? 0;
+        assert.ok(effect.pending.id.endsWith(`:${attempt + 1}`));
+      }
+      for (const pending of to.state.pending) {
+        const blobs = Object.fromEntries(
+          blobsOf(pending.kind)
+            .filter((name) => to.state.blobs[name] !== undefined)
+            .map((name) => [name, inlineBlob]),
+        );
+        const now = commandBody(to.state, pending, blobs);
+        assert.ok(now !== null, `${to.state.step} cannot build ${pending.kind} after ${label}`);
+        if (before.has(pending.id))
+          assert.deepEqual(commandBody(from, pending, blobs), now, `${pending.id} changed its body`);
+      }
+    }
+  });
+
+  test("I2: the source is told to resume only by a receipt that says destroyed", () => {
+    for (const { from, to } of explored.arrows)
+      for (const effect of to.effects) {
+        if (effect.type !== "send" || effect.pending.kind !== "confirm") continue;
+        assert.notEqual(to.state.receipt, null);
+        if (to.state.step === "abortingConfirm") assert.equal(to.state.receipt?.outcome, "destroyed");
+        if (to.state.step === "confirming") assert.equal(to.state.receipt?.outcome, "started");
+        assert.ok(from.step !== "performing", "no confirm without asking the destination");
+      }
+  });
+
+  test("I2: after a Perform whose source is not seen running, nothing reaches the source before the destination's verdict", () => {
+    for (const { from, label, to } of explored.arrows) {
+      if (from.step !== "performing" || !label.startsWith("perform ") || label.includes("source running")) continue;
+      const kinds = to.effects.flatMap((effect) => (effect.type === "send" ? [effect.pending.kind] : []));
+      assert.deepEqual(kinds, ["finish"], label);
+    }
+  });
+
+  test("I7: a receipt never changes", () => {
+    for (const { from, to } of explored.arrows)
+      if (from.receipt !== null) assert.equal(to.state.receipt?.outcome, from.receipt.outcome);
+  });
+
+  test("I7: a shim that contradicts its receipt changes nothing", () => {
+    const state = explored.states.find((candidate) => candidate.step === "finishing");
+    assert.ok(state);
+    const told: MigrationState = { ...state, receipt: receipt("destroyed") };
+    const pending = told.pending[0];
+    assert.ok(pending);
+    const started = successes("finish").started;
+    assert.ok(started);
+    assert.equal(transition(told, { type: "reported", at, report: success(told, pending, started) }).state, told);
+  });
+
+  test("silence after Perform never gives up, it only calls a person", () => {
+    const firm = new Set([
+      "performing",
+      "finishing",
+      "confirming",
+      "settling",
+      "abortingFinish",
+      "abortingConfirm",
+      "restoring",
+      "unstaging",
+    ]);
+    for (const { from, label, to } of explored.arrows) {
+      if (!label.startsWith("ticked") || !firm.has(from.step)) continue;
+      assert.equal(to.state.step, from.step, `${label} moved ${from.step}`);
+      if (to.state.status !== from.status) assert.equal(to.state.status, "stranded");
+    }
+  });
+
+  test("an end releases what was held exactly once and nothing follows it", () => {
+    for (const { from, to } of explored.arrows) {
+      const releases = to.effects.filter((effect) => effect.type === "release").length;
+      assert.equal(releases, from.step !== "ended" && to.state.step === "ended" ? 1 : 0);
+      if (from.step === "ended") assert.equal(to.state, from);
+      if (to.state.step === "ended") {
+        assert.deepEqual(to.state.pending, []);
+        assert.notEqual(to.state.endedAt, null);
+        if (to.state.status !== "completed") assert.notEqual(to.state.failure, null, "every refusal has a cause");
+        else assert.equal(to.state.failure, null);
+      }
+    }
+  });
+
+  test("I10: from every state there is a way to an end, and every state without a command gets one from the timer", () => {
+    const ends = new Set(explored.states.filter((state) => state.step === "ended").map(key));
+    const sources = new Map<string, Set<string>>();
+    for (const { fromKey, toKey } of explored.arrows) {
+      const set = sources.get(toKey) ?? new Set();
+      set.add(fromKey);
+      sources.set(toKey, set);
+    }
+    const alive = new Set(ends);
+    const queue = [...ends];
+    for (let end = queue.pop(); end !== undefined; end = queue.pop())
+      for (const from of sources.get(end) ?? []) if (!alive.has(from)) alive.add(from) && queue.push(from);
+    for (const state of explored.states) {
+      assert.ok(alive.has(key(state)), `no way out of ${state.step} (${state.status})`);
+      if (state.step === "ended" || state.pending.length > 0) continue;
+      const ticked = transition(state, { type: "ticked", at, unreachable: [] });
+      assert.equal(ticked.state.pending.length, 1, `the timer does not wake ${state.step}`);
+    }
+  });
+
+  test("what was staged or prepared is swept before a rolled back end", () => {
+    for (const { from, to } of explored.arrows) {
+      if (to.state.step !== "ended" || from.step === "ended" || to.state.status === "completed") continue;
+      const touched = from.touched.staged || from.touched.prepared;
+      if (touched) assert.equal(from.step, "unstaging");
+    }
+  });
+});
+
+test("the table of (step, event) is the one on record", () => {
+  const rows = new Map<string, Set<string>>();
+  for (const { from, label, to } of explored.arrows) {
+    const status = (state: MigrationState) =>
+      state.step === "ended"
+        ? `ended ${state.status}`
+        : state.status === "stranded"
+          ? `${state.step} stranded`
+          : state.step;
+    if (from.step === "ended") continue;
+    const row = `${from.step} | ${label}`;
+    const set = rows.get(row) ?? new Set();
+    set.add(to.state === from ? "unchanged" : status(to.state));
+    rows.set(row, set);
+  }
+  const table = `${[...rows]
+    .map(([row, set]) => `${row} -> ${[...set].sort().join(", ")}`)
+    .sort()
+    .join("\n")}\n`;
+  const path = new URL("../golden/transition-table.txt", import.meta.url);
+  if (process.env.VMFERRY_RECORD === "1") writeFileSync(path, table);
+  assert.equal(table, readFileSync(path, "utf8"), "run with VMFERRY_RECORD=1 and read the difference");
+});
+
+test("the happy path goes through the nine steps in order", () => {
+  const forward: CommandKind[] = [];
+  let { state } = transition(newMigration(), { type: "requested", at });
+  while (state.step !== "ended") {
+    const pending = state.pending[0];
+    assert.ok(pending);
+    forward.push(pending.kind);
+    const body = Object.values(successes(pending.kind))[0];
+    assert.ok(body);
+    state = transition(state, { type: "reported", at, report: success(state, pending, body) }).state;
+  }
+  assert.equal(state.status, "completed");
+  assert.deepEqual(forward, [
+    "inspectSource",
+    "inspectDestination",
+    "export",
+    "stage",
+    "begin",
+    "prepare",
+    "perform",
+    "finish",
+    "confirm",
+    "settle",
+  ]);
+  assert.deepEqual(state.snapshots, { total: 5, staged: 5, verified: 5 });
+});
