@@ -1,0 +1,237 @@
+/**
+ * Hosts and their domains in DynamoDB. What a person sets (`cordoned`) and what a session says (`lastSeenAt`, facts) are
+ * attributes of their own, so a heartbeat never overwrites a cordon. A name is unique by an item of its own, written
+ * before the host; a name left behind by a crash between the two is taken over after `nameMsAbandoned`.
+ */
+import * as z from "zod/mini";
+import { type HostFacts, hostFactsSchema, type InventoryDomain, inventoryDomainSchema } from "#protocol/message";
+import type { CommitResult, HostRecord, HostStore, PlacedDomain } from "../ports.ts";
+import { type Condition, type DynamoTable, type Item, itemDoesNotExist, itemExists } from "./dynamo-table.ts";
+import { decoded, jsonOf, textOf } from "./stored-item.ts";
+
+/** Enrolment writes the name and then the host within one request; after a minute nobody is between the two any more. */
+const nameMsAbandoned = 60_000;
+/** Names remembered per isolate: a fleet's worth, some 100 KB. */
+const namesKnownMax = 1_000;
+/** Candidates of one name or UUID: more copies of one name than this are not told apart by a person anyway. */
+const candidatesMax = 100;
+
+const hostSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  publicKey: z.string(),
+  cordoned: z.boolean(),
+  enrolledAt: z.string(),
+  lastSeenAt: z.nullable(z.string()),
+  protocol: z.nullable(z.int()),
+  features: z.array(z.string()),
+  facts: z.nullable(hostFactsSchema),
+});
+
+const hostKey = (id: string) => ({ pk: "HOSTS", sk: id });
+const nameKey = (name: string) => ({ pk: `HOSTNAME#${name}`, sk: "HOST" });
+const domainKey = (hostId: string, uuid: string) => ({ pk: `HOST#${hostId}`, sk: `DOM#${uuid}` });
+const namesHost = (hostId: string): Condition => ({
+  expression: "hostId = :hostId",
+  values: { ":hostId": { S: hostId } },
+});
+
+export class DynamoHosts implements HostStore {
+  readonly #table: DynamoTable;
+  /** Name -> id as last read; only a hint that saves a request, the host itself is always read and its name compared. */
+  readonly #idsByName = new Map<string, string>();
+
+  constructor(table: DynamoTable) {
+    this.#table = table;
+  }
+
+  async create(host: HostRecord): Promise<CommitResult> {
+    if (!(await this.#takeName(host))) return "conflict";
+    const what = `host ${host.name}`;
+    const item: Item = {
+      pk: { S: "HOSTS" },
+      sk: { S: host.id },
+      hostName: { S: host.name },
+      publicKey: { S: host.publicKey },
+      cordoned: { BOOL: host.cordoned },
+      enrolledAt: { S: host.enrolledAt },
+      features: { S: JSON.stringify(host.features) },
+      ...(host.lastSeenAt === null ? {} : { lastSeenAt: { S: host.lastSeenAt } }),
+      ...(host.protocol === null ? {} : { protocol: { N: String(host.protocol) } }),
+      ...(host.facts === null ? {} : { facts: { S: JSON.stringify(host.facts) } }),
+    };
+    if ((await this.#table.put(what, item, itemDoesNotExist)) === "written") return "committed";
+    const standing = await this.byId(host.id);
+    return standing?.publicKey === host.publicKey && standing.name === host.name ? "committed" : "conflict";
+  }
+
+  async #takeName(host: HostRecord): Promise<boolean> {
+    const what = `host name ${host.name}`;
+    const { pk, sk } = nameKey(host.name);
+    const item = { pk: { S: pk }, sk: { S: sk }, hostId: { S: host.id }, enrolledAt: { S: host.enrolledAt } };
+    if ((await this.#table.put(what, item, itemDoesNotExist)) === "written") return true;
+    const standing = await this.#table.get(what, { pk, sk });
+    if (standing === null) return (await this.#table.put(what, item, itemDoesNotExist)) === "written";
+    const holder = textOf(what, standing, "hostId");
+    if (holder === host.id) return true;
+    const ageMs = Date.parse(host.enrolledAt) - Date.parse(textOf(what, standing, "enrolledAt"));
+    if (ageMs < nameMsAbandoned || (await this.byId(holder)) !== null) return false;
+    return (await this.#table.put(what, item, namesHost(holder))) === "written";
+  }
+
+  async byId(id: string): Promise<HostRecord | null> {
+    const item = await this.#table.get(`host ${id}`, hostKey(id));
+    return item === null ? null : hostOf(item);
+  }
+
+  /** One request once the name was seen by this isolate, two before. */
+  async byName(name: string): Promise<HostRecord | null> {
+    const known = this.#idsByName.get(name);
+    if (known !== undefined) {
+      const host = await this.byId(known);
+      if (host?.name === name) return host;
+      this.#idsByName.delete(name);
+    }
+    const what = `host name ${name}`;
+    const item = await this.#table.get(what, nameKey(name));
+    if (item === null) return null;
+    const id = textOf(what, item, "hostId");
+    const host = await this.byId(id);
+    if (host === null || host.name !== name) return null;
+    if (this.#idsByName.size >= namesKnownMax) this.#idsByName.clear();
+    this.#idsByName.set(name, id);
+    return host;
+  }
+
+  async list(): Promise<HostRecord[]> {
+    return (await this.#table.partition("the list of hosts", "HOSTS", "")).map(hostOf);
+  }
+
+  async seen(
+    id: string,
+    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts },
+  ): Promise<void> {
+    const sets = ["lastSeenAt = :at"];
+    const values: Item = { ":at": { S: seen.at } };
+    const names: Record<string, string> = {};
+    if (seen.protocol !== undefined) {
+      sets.push("#protocol = :protocol");
+      names["#protocol"] = "protocol";
+      values[":protocol"] = { N: String(seen.protocol) };
+    }
+    if (seen.features !== undefined) {
+      sets.push("features = :features");
+      values[":features"] = { S: JSON.stringify(seen.features) };
+    }
+    if (seen.facts !== undefined) {
+      sets.push("facts = :facts");
+      values[":facts"] = { S: JSON.stringify(seen.facts) };
+    }
+    // Refused: the host was removed. A late heartbeat must not bring it back.
+    await this.#table.update(`host ${id}`, hostKey(id), `SET ${sets.join(", ")}`, {
+      ...itemExists,
+      values,
+      ...(Object.keys(names).length === 0 ? {} : { names }),
+    });
+  }
+
+  async setCordoned(id: string, cordoned: boolean): Promise<boolean> {
+    const result = await this.#table.update(`host ${id}`, hostKey(id), "SET cordoned = :cordoned", {
+      ...itemExists,
+      values: { ":cordoned": { BOOL: cordoned } },
+    });
+    return result === "written";
+  }
+
+  async remove(id: string): Promise<boolean> {
+    const host = await this.byId(id);
+    if (host === null) return false;
+    const removed = (await this.#table.delete(`host ${id}`, hostKey(id), itemExists)) === "written";
+    const domains = await this.#table.partition(`the domains of host ${id}`, `HOST#${id}`, "DOM#");
+    await this.#table.writeAll(
+      `the domains of host ${id}`,
+      [],
+      domains.map((item) => ({ pk: `HOST#${id}`, sk: textOf("a domain", item, "sk") })),
+    );
+    // Last: while the host's remains are there its name cannot be taken by another.
+    await this.#table.delete(`host name ${host.name}`, nameKey(host.name), namesHost(id));
+    return removed;
+  }
+
+  async putInventory(
+    hostId: string,
+    change: { full: boolean; domains: InventoryDomain[]; gone: string[] },
+  ): Promise<void> {
+    const what = `the domains of host ${hostId}`;
+    if (!change.full) {
+      const puts = change.domains.map((domain) => domainItem(hostId, domain));
+      await this.#table.writeAll(
+        what,
+        puts,
+        [...new Set(change.gone)].map((uuid) => domainKey(hostId, uuid)),
+      );
+      return;
+    }
+    const standing = new Map(
+      (await this.#table.partition(what, `HOST#${hostId}`, "DOM#")).map((item) => [
+        textOf(what, item, "sk").slice("DOM#".length),
+        textOf(what, item, "row"),
+      ]),
+    );
+    const named = new Set(change.domains.map((domain) => domain.uuid));
+    const puts = change.domains.filter((domain) => standing.get(domain.uuid) !== JSON.stringify(domain));
+    const gone = [...standing.keys()].filter((uuid) => !named.has(uuid));
+    await this.#table.writeAll(
+      what,
+      puts.map((domain) => domainItem(hostId, domain)),
+      gone.map((uuid) => domainKey(hostId, uuid)),
+    );
+  }
+
+  async domainsOf(hostId: string): Promise<PlacedDomain[]> {
+    const what = `the domains of host ${hostId}`;
+    const items = await this.#table.partition(what, `HOST#${hostId}`, "DOM#");
+    return items.map((item) => ({ ...jsonOf(what, inventoryDomainSchema, item, "row"), hostId }));
+  }
+
+  async findDomains(nameOrUuid: string): Promise<PlacedDomain[]> {
+    const what = `domains called ${nameOrUuid}`;
+    const page = { limit: candidatesMax, before: null };
+    const isUuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(nameOrUuid);
+    const items = isUuid
+      ? await this.#table.index(what, { name: "domainUuid", hash: nameOrUuid.toLowerCase() }, page)
+      : await this.#table.index(what, { name: "domainName", hash: nameOrUuid }, page);
+    return items.map((item) => ({
+      ...jsonOf(what, inventoryDomainSchema, item, "row"),
+      hostId: textOf(what, item, "domainHost"),
+    }));
+  }
+}
+
+const domainItem = (hostId: string, domain: InventoryDomain): Item => {
+  const { pk, sk } = domainKey(hostId, domain.uuid);
+  return {
+    pk: { S: pk },
+    sk: { S: sk },
+    row: { S: JSON.stringify(domain) },
+    domainName: { S: domain.name },
+    domainUuid: { S: domain.uuid },
+    domainHost: { S: hostId },
+  };
+};
+
+const hostOf = (item: Item): HostRecord => {
+  const protocol = item.protocol?.N;
+  const facts = item.facts?.S;
+  return decoded("a host", hostSchema, {
+    id: item.sk?.S,
+    name: item.hostName?.S,
+    publicKey: item.publicKey?.S,
+    cordoned: item.cordoned?.BOOL,
+    enrolledAt: item.enrolledAt?.S,
+    lastSeenAt: item.lastSeenAt?.S ?? null,
+    protocol: protocol === undefined ? null : Number(protocol),
+    features: jsonOf("a host", z.array(z.string()), item, "features"),
+    facts: facts === undefined ? null : jsonOf("a host", hostFactsSchema, item, "facts"),
+  });
+};

@@ -1,0 +1,355 @@
+/**
+ * The one table `vmferry` and the few requests that adapters make of it. Every write is one conditional write of one
+ * item; no transactions, no streams, no ALL_OLD, so that the embedded store and the real one behave alike.
+ *
+ * Keys (pk / sk):
+ *   MIG#id / STATE            a migration            MIG#id / BLOB#name#sha   an immutable payload
+ *   ACTIVE / domain uuid      a domain's lock        HOST#id / MIG#id         a host takes part in a migration
+ *   HOSTS / id                a host                 HOSTNAME#name / HOST     a taken name
+ *   HOST#id / DOM#uuid        a domain on a host     TOKENS / id              a token
+ *   TASK#id / STATE           a bundle task          KEY#digest / KEY         an idempotency key
+ * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations), `domainName`, `domainUuid`.
+ * `row` is what an index projects: the JSON of what a list shows, so that a list never reads whole states.
+ */
+import {
+  type AttributeValue,
+  BatchWriteItemCommand,
+  ConditionalCheckFailedException,
+  CreateTableCommand,
+  DeleteItemCommand,
+  DynamoDBClient,
+  GetItemCommand,
+  PutItemCommand,
+  QueryCommand,
+  ResourceInUseException,
+  UpdateItemCommand,
+  type WriteRequest,
+} from "@aws-sdk/client-dynamodb";
+import { Fault } from "#protocol/fault";
+import type { RequestCounter } from "./request-counter.ts";
+
+export type Item = Record<string, AttributeValue>;
+/** `refused`: the condition did not hold. */
+export type WriteResult = "written" | "refused";
+/** A named condition with its values; names are aliased because DynamoDB reserves many words. */
+export interface Condition {
+  expression: string;
+  names?: Record<string, string>;
+  values?: Item;
+}
+
+/** DynamoDB's bound of an item is 400 KB (409,600 bytes) with attribute names; the rest is left for keys and rows. */
+export const bodyBytesMax = 390_000;
+
+/** Attempts of one request. The first retry waits some tens of ms, so three attempts bridge a broken connection or a
+ *  throttle; longer outages are the caller's: its command is redelivered. */
+const attemptsMax = 3;
+/** DynamoDB answers in about 10 ms; after this the connection is taken for dead. */
+const requestMsMax = 3_000;
+const connectMsMax = 1_000;
+/** BatchWriteItem takes 25 items (AWS: DynamoDB quotas). */
+const batchItemsMax = 25;
+/** Rounds for what BatchWriteItem left unprocessed; DynamoDB leaves items only when it throttles. */
+const batchRoundsMax = 5;
+
+export const itemDoesNotExist: Condition = { expression: "attribute_not_exists(pk)" };
+export const itemExists: Condition = { expression: "attribute_exists(pk)" };
+
+export interface DynamoOptions {
+  region: string;
+  /** Undefined: AWS itself. */
+  endpoint?: string | undefined;
+  credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } | undefined;
+  counter?: RequestCounter | undefined;
+}
+
+const bytesOf = (body: unknown): number =>
+  typeof body === "string"
+    ? new TextEncoder().encode(body).byteLength
+    : body instanceof Uint8Array
+      ? body.byteLength
+      : 0;
+
+const headersOf = (value: unknown): Record<string, string> => {
+  if (typeof value !== "object" || value === null || !("headers" in value)) return {};
+  const { headers } = value;
+  if (typeof headers !== "object" || headers === null) return {};
+  return Object.fromEntries(Object.entries(headers).map(([name, text]) => [name.toLowerCase(), String(text)]));
+};
+
+/** A client with bounded time and attempts, fit for Node and for workerd. */
+export function createDynamoClient(options: DynamoOptions): DynamoDBClient {
+  const client = new DynamoDBClient({
+    region: options.region,
+    maxAttempts: attemptsMax,
+    requestHandler: { requestTimeout: requestMsMax, connectionTimeout: connectMsMax },
+    ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
+    ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+  });
+  const { counter } = options;
+  if (counter !== undefined)
+    client.middlewareStack.add(
+      (next, context) => async (args) => {
+        const sentBytes =
+          typeof args.request === "object" && args.request !== null && "body" in args.request
+            ? bytesOf(args.request.body)
+            : 0;
+        let receivedBytes = 0;
+        try {
+          const result = await next(args);
+          receivedBytes = Number(headersOf(result.response)["content-length"] ?? 0);
+          return result;
+        } finally {
+          const operation = (context.commandName ?? "Unknown").replace(/Command$/, "");
+          counter.add("dynamodb", operation, { sentBytes, receivedBytes });
+        }
+      },
+      // Below the retry loop and next to the wire: each attempt passes here once, with the raw response.
+      { step: "deserialize", priority: "low", name: "vmferryCount" },
+    );
+  return client;
+}
+
+const unreachable = (what: string, error: unknown) => {
+  const text = error instanceof Error ? error.message || error.name : String(error);
+  return new Fault(
+    {
+      code: "store.unreachable",
+      cause: `DynamoDB could not be reached for ${what}: ${text}.`,
+      action:
+        "Nothing was decided; it is tried again by itself. Check the network to DynamoDB, or that `vmferry up` still runs its store.",
+      retry: "safe",
+    },
+    { cause: error },
+  );
+};
+
+const refusedByStore = (what: string, name: string, error: Error) =>
+  name === "ResourceNotFoundException"
+    ? new Fault(
+        {
+          code: "store.unreachable",
+          cause: `The table does not exist (${what}).`,
+          action: "Deploy it, or start `vmferry up`, which creates it.",
+          retry: "person",
+        },
+        { cause: error },
+      )
+    : new Fault(
+        {
+          code: "internal",
+          cause: `DynamoDB refused ${what}: ${name}: ${error.message}.`,
+          action: "This is a defect or a missing permission; report it with this text.",
+          retry: "person",
+        },
+        { cause: error },
+      );
+
+/** Errors that say nothing about our request: the same request may be sent again. */
+const passingErrors = new Set([
+  "ProvisionedThroughputExceededException",
+  "ThrottlingException",
+  "RequestLimitExceeded",
+  "InternalServerError",
+  "ServiceUnavailable",
+  "TimeoutError",
+  "LimitExceededException",
+]);
+
+function faultOf(what: string, error: unknown): Fault {
+  if (error instanceof Fault) return error;
+  if (!(error instanceof Error)) return unreachable(what, error);
+  const metadata = "$metadata" in error ? error.$metadata : undefined;
+  const status =
+    typeof metadata === "object" && metadata !== null && "httpStatusCode" in metadata
+      ? Number(metadata.httpStatusCode)
+      : 0;
+  if (passingErrors.has(error.name) || !(status >= 400 && status < 500)) return unreachable(what, error);
+  return refusedByStore(what, error.name, error);
+}
+
+export class DynamoTable {
+  readonly #client: DynamoDBClient;
+  readonly name: string;
+
+  constructor(client: DynamoDBClient, name: string) {
+    this.#client = client;
+    this.name = name;
+  }
+
+  async #write(what: string, send: () => Promise<unknown>): Promise<WriteResult> {
+    try {
+      await send();
+      return "written";
+    } catch (error) {
+      if (error instanceof ConditionalCheckFailedException) return "refused";
+      throw faultOf(what, error);
+    }
+  }
+
+  /** Writes one whole item. `what` names it in a fault. */
+  put(what: string, item: Item, condition: Condition): Promise<WriteResult> {
+    return this.#write(what, () =>
+      this.#client.send(new PutItemCommand({ TableName: this.name, Item: item, ...conditionInput(condition) })),
+    );
+  }
+
+  /** Changes attributes of one item. `expression` is DynamoDB's UpdateExpression. */
+  update(
+    what: string,
+    key: { pk: string; sk: string },
+    expression: string,
+    condition: Condition,
+  ): Promise<WriteResult> {
+    return this.#write(what, () =>
+      this.#client.send(
+        new UpdateItemCommand({
+          TableName: this.name,
+          Key: keyItem(key),
+          UpdateExpression: expression,
+          ...conditionInput(condition),
+        }),
+      ),
+    );
+  }
+
+  delete(what: string, key: { pk: string; sk: string }, condition: Condition): Promise<WriteResult> {
+    return this.#write(what, () =>
+      this.#client.send(
+        new DeleteItemCommand({ TableName: this.name, Key: keyItem(key), ...conditionInput(condition) }),
+      ),
+    );
+  }
+
+  /** Strongly consistent. */
+  async get(what: string, key: { pk: string; sk: string }): Promise<Item | null> {
+    try {
+      const command = new GetItemCommand({ TableName: this.name, Key: keyItem(key), ConsistentRead: true });
+      return (await this.#client.send(command)).Item ?? null;
+    } catch (error) {
+      throw faultOf(what, error);
+    }
+  }
+
+  /** All items of a partition whose sort key begins with `prefix`; strongly consistent. One request per MiB. */
+  async partition(what: string, pk: string, prefix: string): Promise<Item[]> {
+    const items: Item[] = [];
+    let start: Item | undefined;
+    try {
+      do {
+        const page = await this.#client.send(
+          new QueryCommand({
+            TableName: this.name,
+            ConsistentRead: true,
+            KeyConditionExpression: prefix === "" ? "pk = :pk" : "pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues: { ":pk": { S: pk }, ...(prefix === "" ? {} : { ":prefix": { S: prefix } }) },
+            ...(start === undefined ? {} : { ExclusiveStartKey: start }),
+          }),
+        );
+        items.push(...(page.Items ?? []));
+        start = page.LastEvaluatedKey;
+      } while (start !== undefined);
+    } catch (error) {
+      throw faultOf(what, error);
+    }
+    return items;
+  }
+
+  /** Items of a sparse index, newest sort key first, below `before`; eventually consistent. */
+  async index(
+    what: string,
+    index: { name: IndexName; hash: string },
+    page: { limit: number; before: string | null },
+  ): Promise<Item[]> {
+    const { hash, range } = indexes[index.name];
+    try {
+      const answer = await this.#client.send(
+        new QueryCommand({
+          TableName: this.name,
+          IndexName: index.name,
+          ScanIndexForward: false,
+          Limit: page.limit,
+          KeyConditionExpression: page.before === null ? "#hash = :hash" : "#hash = :hash AND #range < :before",
+          ExpressionAttributeNames: { "#hash": hash, ...(page.before === null ? {} : { "#range": range }) },
+          ExpressionAttributeValues: {
+            ":hash": { S: index.hash },
+            ...(page.before === null ? {} : { ":before": { S: page.before } }),
+          },
+        }),
+      );
+      return answer.Items ?? [];
+    } catch (error) {
+      throw faultOf(what, error);
+    }
+  }
+
+  /** Unconditional writes of independent items: only for what is observed again anyway (inventory), never for a decision. */
+  async writeAll(what: string, puts: Item[], deletes: { pk: string; sk: string }[]): Promise<void> {
+    let open: WriteRequest[] = [
+      ...puts.map((item) => ({ PutRequest: { Item: item } })),
+      ...deletes.map((key) => ({ DeleteRequest: { Key: keyItem(key) } })),
+    ];
+    try {
+      for (let round = 0; open.length > 0; round += 1) {
+        const left: WriteRequest[] = [];
+        for (let at = 0; at < open.length; at += batchItemsMax) {
+          const command = new BatchWriteItemCommand({
+            RequestItems: { [this.name]: open.slice(at, at + batchItemsMax) },
+          });
+          left.push(...((await this.#client.send(command)).UnprocessedItems?.[this.name] ?? []));
+        }
+        if (left.length > 0 && round + 1 >= batchRoundsMax)
+          throw unreachable(what, `${left.length} items were left unprocessed (throttled)`);
+        open = left;
+      }
+    } catch (error) {
+      throw faultOf(what, error);
+    }
+  }
+}
+
+const keyItem = (key: { pk: string; sk: string }): Item => ({ pk: { S: key.pk }, sk: { S: key.sk } });
+
+const conditionInput = (condition: Condition) => ({
+  ConditionExpression: condition.expression,
+  ...(condition.names === undefined ? {} : { ExpressionAttributeNames: condition.names }),
+  ...(condition.values === undefined ? {} : { ExpressionAttributeValues: condition.values }),
+});
+
+/** The sparse indexes: an item without the hash attribute is not in it and costs nothing there. */
+export const indexes = {
+  newest: { hash: "newestOf", range: "newestSort" },
+  active: { hash: "activeOf", range: "newestSort" },
+  domainName: { hash: "domainName", range: "domainHost" },
+  domainUuid: { hash: "domainUuid", range: "domainHost" },
+} as const;
+export type IndexName = keyof typeof indexes;
+
+/** Creates the table where it is ours to create (`vmferry up`, tests); an existing one is left as it is. */
+export async function createTable(client: DynamoDBClient, name: string): Promise<void> {
+  const attributes = new Set(["pk", "sk", ...Object.values(indexes).flatMap(({ hash, range }) => [hash, range])]);
+  try {
+    await client.send(
+      new CreateTableCommand({
+        TableName: name,
+        BillingMode: "PAY_PER_REQUEST",
+        AttributeDefinitions: [...attributes].map((AttributeName) => ({ AttributeName, AttributeType: "S" as const })),
+        KeySchema: [
+          { AttributeName: "pk", KeyType: "HASH" },
+          { AttributeName: "sk", KeyType: "RANGE" },
+        ],
+        GlobalSecondaryIndexes: Object.entries(indexes).map(([IndexName, { hash, range }]) => ({
+          IndexName,
+          KeySchema: [
+            { AttributeName: hash, KeyType: "HASH" as const },
+            { AttributeName: range, KeyType: "RANGE" as const },
+          ],
+          Projection: { ProjectionType: "INCLUDE" as const, NonKeyAttributes: ["row"] },
+        })),
+      }),
+    );
+  } catch (error) {
+    if (error instanceof ResourceInUseException) return;
+    throw faultOf("creating the table", error);
+  }
+}
