@@ -187,3 +187,18 @@ function apt(words: readonly string[], log: (line: string) => void): Promise<voi
     });
   });
 }
+
+/**
+ * For `node:test`: false when a lab can start here, else why not, as the `skip` of a test. A skipped test is shown with
+ * the reason; with VMFERRY_LAB=required (continuous integration) it is false, so the test runs and fails.
+ */
+export async function labSkipReason(): Promise<string | false> {
+  if (process.env.VMFERRY_LAB === "required") return false;
+  try {
+    await requirePrerequisites("npm test");
+    return false;
+  } catch (error) {
+    if (error instanceof LabRefusal) return `NO LAB: ${error.message}`;
+    throw error;
+  }
+}

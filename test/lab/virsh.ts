@@ -5,6 +5,7 @@
  * expectation. Each failure throws with libvirt's own words.
  */
 import { execFile } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,8 +16,8 @@ const outputBytesMax = 512 * 1024 * 1024;
 const batchBytesMax = 96 * 1024;
 /** Longer than libvirt's own 30 s wait for a busy domain, so its cause is seen and not ours. */
 const defaultTimeoutMs = 120_000;
-/** Between the outputs of a batch. `virsh echo` prints it; no XML holds it. */
-const batchMark = "-----vmferry-lab-mark-----";
+/** 1,000 records in one process take seconds; a stuck daemon must not hold a test for ever. */
+const batchTimeoutMs = 300_000;
 
 export interface SnapshotRecord {
   readonly name: string;
@@ -90,15 +91,17 @@ export class Virsh {
    */
   async batch(commands: readonly (readonly string[])[]): Promise<string[]> {
     const outputs: string[] = [];
+    // Between the outputs; `virsh -q echo` prints it without a newline. No XML holds a fresh UUID by chance.
+    const mark = randomUUID();
     let group: string[] = [];
     let groupBytes = 0;
     const flush = async () => {
-      if (group.length > 0) outputs.push(...(await this.#runGroup(group)));
+      if (group.length > 0) outputs.push(...(await this.#runGroup(group, mark)));
       group = [];
       groupBytes = 0;
     };
     for (const words of commands) {
-      const line = `${words.map(quoted).join(" ")}; echo ${batchMark}`;
+      const line = `${words.map(quoted).join(" ")}; echo ${mark}`;
       if (groupBytes + Buffer.byteLength(line) > batchBytesMax) await flush();
       group.push(line);
       groupBytes += Buffer.byteLength(line) + 2;
@@ -107,14 +110,14 @@ export class Virsh {
     return outputs;
   }
 
-  #runGroup(lines: readonly string[]): Promise<string[]> {
+  #runGroup(lines: readonly string[], mark: string): Promise<string[]> {
     return new Promise((resolve, reject) => {
       execFile(
         "virsh",
         ["-q", "-c", this.uri, lines.join("; ")],
-        { maxBuffer: outputBytesMax, env: { ...process.env, LC_ALL: "C" } },
+        { maxBuffer: outputBytesMax, timeout: batchTimeoutMs, env: { ...process.env, LC_ALL: "C" } },
         (error, stdout, stderr) => {
-          const parts = stdout.split(`${batchMark}\n`);
+          const parts = stdout.split(mark);
           if (error === null && !/^error:/m.test(stderr) && parts.length === lines.length + 1) {
             return resolve(parts.slice(0, -1));
           }
