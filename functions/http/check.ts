@@ -1,0 +1,178 @@
+/**
+ * A preflight: asks both shims what stands in the way and changes nothing. Without a destination it asks every host, so
+ * that the answer to "where could it go?" comes with causes.
+ */
+import * as z from "zod/mini";
+import type { Blob } from "#protocol/blob";
+import { sideSchema } from "#protocol/command";
+import { Fault, type FaultBody, type Finding, faultCodes } from "#protocol/fault";
+import type { Query } from "#protocol/message";
+import type { HostRecord, Ports } from "../ports.ts";
+import { busyRefusal, hostRefusals, type Placed, pairRefusals } from "./fleet.ts";
+import { checkHostsAtOnce, checkWaitMs } from "./limits.ts";
+
+const checkFindingSchema = z.object({
+  code: z.enum(faultCodes),
+  side: sideSchema,
+  cause: z.string(),
+  action: z.string(),
+});
+type CheckFinding = z.infer<typeof checkFindingSchema>;
+
+const verdictShape = {
+  /** No blocker, and no risk that was not accepted. */
+  allowed: z.boolean(),
+  blockers: z.array(checkFindingSchema),
+  /** Not yet accepted. */
+  risks: z.array(checkFindingSchema),
+  notes: z.array(checkFindingSchema),
+};
+
+export const checkSchema = z.object({
+  ...verdictShape,
+  domain: z.object({ uuid: z.string(), name: z.string() }),
+  source: z.string(),
+  destination: z.nullable(z.string()),
+  /** Null when the source could not be asked. */
+  carries: z.nullable(z.object({ snapshots: z.int(), checkpoints: z.int() })),
+  destinations: z.array(z.object({ host: z.string(), ...verdictShape })),
+});
+export type Check = z.infer<typeof checkSchema>;
+
+type Side = CheckFinding["side"];
+interface Found {
+  blockers: CheckFinding[];
+  risks: CheckFinding[];
+  notes: CheckFinding[];
+}
+
+const nothing = (): Found => ({ blockers: [], risks: [], notes: [] });
+const blocking = (side: Side, bodies: FaultBody[]): Found => ({
+  ...nothing(),
+  blockers: bodies.map(({ code, cause, action }) => ({ code, side, cause, action })),
+});
+const plus = (one: Found, other: Found): Found => ({
+  blockers: [...one.blockers, ...other.blockers],
+  risks: [...one.risks, ...other.risks],
+  notes: [...one.notes, ...other.notes],
+});
+
+function sorted(side: Side, findings: readonly Finding[], accept: ReadonlySet<string>): Found {
+  const found = nothing();
+  for (const { severity, code, cause, action } of findings) {
+    const kind = severity === "risk" && accept.has(code) ? "note" : severity;
+    (kind === "blocker" ? found.blockers : kind === "risk" ? found.risks : found.notes).push({
+      code,
+      side,
+      cause,
+      action,
+    });
+  }
+  return found;
+}
+
+const verdict = (found: Found) => ({ ...found, allowed: found.blockers.length === 0 && found.risks.length === 0 });
+
+/** Asks one host; silence is a blocker, never an answer (I2). */
+async function ask(ports: Ports, host: HostRecord, side: Side, query: Query) {
+  const answer = await ports.sockets.query(host.id, query, checkWaitMs);
+  if (answer === null)
+    return {
+      body: null,
+      found: blocking(side, [
+        {
+          code: "host.offline",
+          cause: `The ${side} ${host.name} did not answer within ${checkWaitMs / 1000} s.`,
+          action: `Look at the shim on ${host.name} (journalctl -u vmferry-shim).`,
+          retry: "safe",
+        },
+      ]),
+    };
+  if (!answer.ok) return { body: null, found: blocking(side, [answer.fault]) };
+  if (answer.body.kind !== query.kind)
+    throw new Error(`host ${host.id} answered ${query.kind} with ${answer.body.kind}`);
+  return { body: answer.body, found: nothing() };
+}
+
+/** Runs a check of a placed domain. `destination` null: every other host. */
+export async function runCheck(
+  ports: Ports,
+  placed: Placed,
+  destination: HostRecord | null,
+  accepted: readonly string[],
+): Promise<Check> {
+  const { domain, host: source } = placed;
+  const accept = new Set(accepted);
+  const ref = { uuid: domain.uuid, name: domain.name };
+  const now = ports.clock.now();
+
+  const busy = await busyRefusal(ports, ref);
+  let sourceFound = blocking("source", [...hostRefusals(source, "source", now), ...(busy === null ? [] : [busy])]);
+  let facts: Blob | null = null;
+  let carries: Check["carries"] = null;
+  if (sourceFound.blockers.every(({ code }) => code === "domain.busy")) {
+    const asked = await ask(ports, source, "source", { kind: "inspectSource", domain: ref });
+    sourceFound = plus(sourceFound, asked.found);
+    if (asked.body?.kind === "inspectSource") {
+      facts = asked.body.facts;
+      carries = asked.body.carries;
+      sourceFound = plus(sourceFound, sorted("source", asked.body.findings, accept));
+    }
+  }
+
+  const candidates =
+    destination !== null ? [destination] : (await ports.hosts.list()).filter(({ id }) => id !== source.id);
+  const destinations: Check["destinations"] = [];
+  for (let start = 0; start < candidates.length; start += checkHostsAtOnce)
+    destinations.push(
+      ...(await Promise.all(
+        candidates.slice(start, start + checkHostsAtOnce).map(async (candidate) => ({
+          host: candidate.name,
+          ...verdict(await inspectDestination(ports, { source, candidate, ref, facts, accept, now })),
+        })),
+      )),
+    );
+
+  const named = destination === null ? undefined : destinations[0];
+  const whole = plus(sourceFound, named ?? nothing());
+  const own = verdict(whole);
+  return {
+    ...own,
+    allowed: own.allowed && (destination !== null || destinations.some(({ allowed }) => allowed)),
+    domain: ref,
+    source: source.name,
+    destination: destination?.name ?? null,
+    carries,
+    destinations: destinations.sort((one, other) => (one.host < other.host ? -1 : 1)),
+  };
+}
+
+async function inspectDestination(
+  ports: Ports,
+  want: {
+    source: HostRecord;
+    candidate: HostRecord;
+    ref: { uuid: string; name: string };
+    facts: Blob | null;
+    accept: ReadonlySet<string>;
+    now: string;
+  },
+): Promise<Found> {
+  const { source, candidate, ref, facts, accept, now } = want;
+  const found = blocking("destination", [
+    ...pairRefusals(source, candidate),
+    ...hostRefusals(candidate, "destination", now),
+  ]);
+  // A cordoned host can still say what else stands in the way; one that is away, unfit or the source itself cannot.
+  const askable = found.blockers.every(({ code }) => code === "host.cordoned");
+  if (!askable || facts === null) return found;
+  const asked = await ask(ports, candidate, "destination", { kind: "inspectDestination", domain: ref, facts });
+  if (asked.body?.kind !== "inspectDestination") return plus(found, asked.found);
+  return plus(found, sorted("destination", asked.body.findings, accept));
+}
+
+/** The first refusal of a request as a fault to throw; nothing happens when there is none. */
+export function refuse(refusals: readonly FaultBody[]): void {
+  const [first] = refusals;
+  if (first !== undefined) throw new Fault(first);
+}

@@ -1,0 +1,51 @@
+/**
+ * What the HTTP face needs: the ports it reads and the three things it may ask of the runner. Stated here and not
+ * imported from the runner, so that the app says what it uses and tests can give it less.
+ */
+import type { BundleRef } from "#protocol/blob";
+import type { DomainRef, MigrateOptions } from "#protocol/command";
+import type { BundleTask } from "../core/bundle-task.ts";
+import type { HostRef, MigrationState } from "../core/state.ts";
+import type { Ports } from "../ports.ts";
+
+export interface Requests {
+  /** Creates a migration under this id and starts it. Throws `domain.busy`. */
+  request(input: {
+    id: string;
+    domain: DomainRef;
+    source: HostRef;
+    destination: HostRef;
+    options: MigrateOptions;
+    accept: string[];
+  }): Promise<MigrationState>;
+  requestBundle(input: {
+    id: string;
+    kind: "export" | "restore";
+    host: HostRef;
+    domain: DomainRef;
+    bundle: BundleRef | null;
+  }): Promise<BundleTask>;
+  /** Throws `request.notFound`, `request.conflict`. */
+  cancel(id: string, by: string): Promise<MigrationState>;
+}
+
+/** One counter of an adapter (store, bucket), for `/metrics`. */
+export interface Counter {
+  name: string;
+  help: string;
+  labels: Record<string, string>;
+  value: number;
+}
+
+export interface AppDeps {
+  ports: Ports;
+  runner: Requests;
+  /** SHA-256 of the admin token, hex; null: there is none and only API tokens open the door. */
+  adminTokenSha256: string | null;
+  /** The address under which clients reach us; absent: what the request itself was sent to. */
+  publicUrl?: string | undefined;
+  /** Counters of the adapters in this isolate. */
+  counters?: (() => Iterable<Counter>) | undefined;
+  /** How long an event stream waits for the feed before it looks into the store and says it is alive. */
+  eventsIdleMs?: number | undefined;
+}

@@ -1,0 +1,93 @@
+/** Hosts and domains as the API shows them: sizes in bytes, times in RFC 3339, liveness from the last heartbeat. */
+import * as z from "zod/mini";
+import { domainStateSchema } from "#protocol/command";
+import { offlineAfterMs } from "#protocol/limits";
+import { hostFactsSchema, snapshotNodeSchema } from "#protocol/message";
+import type { HostRecord, PlacedDomain } from "../ports.ts";
+
+export const hostSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  /** Heard of within the last 35 s. */
+  connected: z.boolean(),
+  cordoned: z.boolean(),
+  enrolledAt: z.string(),
+  lastSeenAt: z.nullable(z.string()),
+  protocol: z.nullable(z.int()),
+  features: z.array(z.string()),
+  /** What the shim said at its last hello; null before the first. */
+  facts: z.nullable(hostFactsSchema),
+  /** Null while libvirt is not reachable there. */
+  capacity: z.nullable(z.object({ cpus: z.int(), memoryBytes: z.number(), freeMemoryBytes: z.number() })),
+});
+export type Host = z.infer<typeof hostSchema>;
+
+export const domainSchema = z.object({
+  uuid: z.string(),
+  name: z.string(),
+  host: z.string(),
+  state: domainStateSchema,
+  persistent: z.boolean(),
+  autostart: z.boolean(),
+  memoryBytes: z.number(),
+  vcpus: z.int(),
+  snapshots: z.int(),
+  checkpoints: z.int(),
+  labels: z.record(z.string(), z.string()),
+});
+export type Domain = z.infer<typeof domainSchema>;
+
+export const hostDetailSchema = z.object({ ...hostSchema.shape, domains: z.array(domainSchema) });
+
+export const domainDetailSchema = z.object({
+  ...domainSchema.shape,
+  /** In topological order, at most 500; null when the host did not answer and only the inventory is known. */
+  snapshotTree: z.nullable(z.array(snapshotNodeSchema)),
+  snapshotsTotal: z.int(),
+});
+export type DomainDetail = z.infer<typeof domainDetailSchema>;
+
+/** Whether a host was heard of recently enough to ask anything of it. */
+export function isConnected(host: HostRecord, now: string): boolean {
+  return host.lastSeenAt !== null && Date.parse(now) - Date.parse(host.lastSeenAt) <= offlineAfterMs;
+}
+
+export function hostResource(host: HostRecord, now: string): Host {
+  const libvirt = host.facts?.libvirt;
+  return {
+    id: host.id,
+    name: host.name,
+    connected: isConnected(host, now),
+    cordoned: host.cordoned,
+    enrolledAt: host.enrolledAt,
+    lastSeenAt: host.lastSeenAt,
+    protocol: host.protocol,
+    features: host.features,
+    facts: host.facts,
+    capacity:
+      libvirt?.reachable === true
+        ? {
+            cpus: libvirt.cpus,
+            memoryBytes: libvirt.memoryKiB * 1024,
+            freeMemoryBytes: libvirt.freeMemoryKiB * 1024,
+          }
+        : null,
+  };
+}
+
+/** `hostName`: the inventory names the host by id, people by name. */
+export function domainResource(domain: Omit<PlacedDomain, "hostId">, hostName: string): Domain {
+  return {
+    uuid: domain.uuid,
+    name: domain.name,
+    host: hostName,
+    state: domain.state,
+    persistent: domain.persistent,
+    autostart: domain.autostart,
+    memoryBytes: domain.memoryKiB * 1024,
+    vcpus: domain.vcpus,
+    snapshots: domain.snapshots,
+    checkpoints: domain.checkpoints,
+    labels: domain.labels,
+  };
+}

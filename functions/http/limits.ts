@@ -1,0 +1,33 @@
+/** Bounds of the HTTP face, each with its unit and its reason. */
+
+/** A request body. The largest real one is a bundle restore of about 1 KiB; 64 KiB leave room and stop nonsense early. */
+export const bodyBytesMax = 64 * 1024;
+
+/** An Idempotency-Key: a UUID or a build URL fits; it becomes part of a stored key. */
+export const idempotencyKeyCharsMax = 255;
+
+/** How long a check waits for one shim: inspection is a handful of reads, and a person is looking at the terminal. */
+export const checkWaitMs = 20_000;
+
+/** How long `domain show` waits for a live snapshot tree before it answers from the inventory. */
+export const describeWaitMs = 10_000;
+
+/** Shims asked at once when a check names no destination: their answers pass through one isolate's memory. */
+export const checkHostsAtOnce = 8;
+
+/** An event stream looks into the store at least this often: the feed may lose a wake-up, the store does not. Also keeps
+ *  proxies from closing the stream (their usual idle limit is 60 s). */
+export const eventsIdleMs = 5_000;
+
+/** Life of a join token when none is asked for, and at most: it enrols hosts, so it should be used at once. */
+export const joinTokenMsDefault = 24 * 60 * 60_000;
+export const joinTokenMsMax = 30 * 24 * 60 * 60_000;
+/** Uses of one join token: a rack's worth of hosts by one script. */
+export const joinTokenUsesMax = 1_000;
+
+/** Life of an API token: expiry is mandatory, a year is the longest that people can be trusted to remember. */
+export const apiTokenMsDefault = 90 * 24 * 60 * 60_000;
+export const apiTokenMsMax = 366 * 24 * 60 * 60_000;
+
+/** Seconds in `Retry-After` when the store does not answer: DynamoDB's throttles pass within this. */
+export const retryAfterSeconds = 2;

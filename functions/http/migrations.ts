@@ -1,0 +1,182 @@
+/** Migrations: request, list, look, watch, cancel. What the records alone can refuse is refused before anything is made. */
+import * as z from "zod/mini";
+import { migrationIdSchema, nameSchema } from "#protocol/command";
+import type { MigrationState } from "../core/state.ts";
+import { refuse } from "./check.ts";
+import { acceptSchema } from "./checks.ts";
+import type { AppDeps } from "./deps.ts";
+import { eventStream } from "./event-stream.ts";
+import { busyRefusal, hostNamed, hostRefusals, pairRefusals, placeDomain } from "./fleet.ts";
+import { resourceId } from "./idempotency.ts";
+import { eventsIdleMs } from "./limits.ts";
+import { migrationResource, migrationRow, migrationSchema, migrationSummarySchema } from "./migration-resource.ts";
+import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { fault } from "./problem.ts";
+import { type Route, route } from "./route.ts";
+
+const tag = "migrations";
+
+const migrationBodySchema = z.strictObject({
+  /** Name or UUID; a name that is not unique over the fleet needs `source`. */
+  domain: nameSchema,
+  source: z.optional(nameSchema),
+  destination: nameSchema,
+  accept: acceptSchema,
+  autoConverge: z._default(z.boolean(), false),
+  bandwidthMiBps: z.optional(z.int().check(z.minimum(1), z.maximum(1_000_000))),
+});
+
+export function migrationRoutes(deps: AppDeps): Route[] {
+  const { ports, runner } = deps;
+
+  async function stateOf(id: string): Promise<MigrationState> {
+    const state = migrationIdSchema.safeParse(id).success ? await ports.migrations.load(id) : null;
+    if (state === null) throw fault("request.notFound", "There is no such migration.", "Look at: vmferry migrations.");
+    return state;
+  }
+
+  const accepted = (state: MigrationState) => ({
+    status: 202 as const,
+    value: migrationResource(state, null),
+    headers: { location: `/v1/migrations/${state.id}` },
+  });
+
+  return [
+    route({
+      method: "POST",
+      path: "/v1/migrations",
+      tag,
+      summary: "Request a migration",
+      access: "token",
+      idempotent: true,
+      body: migrationBodySchema,
+      reply: { status: 202, description: "It runs; Location names it", schema: migrationSchema },
+      faults: [
+        "domain.absent",
+        "domain.notUnique",
+        "domain.busy",
+        "host.absent",
+        "host.offline",
+        "host.cordoned",
+        "destination.sameHost",
+        "destination.duplicateUuid",
+        "shim.incompatible",
+        "request.conflict",
+      ],
+      async handle(asked) {
+        const { body } = asked;
+        const id = await resourceId(deps, asked, `m_${ports.ids.ulid()}`);
+        // A repeated key finds its migration whatever has become of the hosts since; one that was cut short between its
+        // creation and its first command is gone on with.
+        const known =
+          asked.context.req.header("idempotency-key") === undefined ? null : await ports.migrations.load(id);
+        if (known !== null) return accepted(known.timeline.length > 0 ? known : await runner.request(known));
+
+        const destination = await hostNamed(ports, body.destination);
+        const from = body.source === undefined ? null : await hostNamed(ports, body.source);
+        const { domain, host: source } = await placeDomain(ports, body.domain, from);
+        const now = ports.clock.now();
+        refuse(pairRefusals(source, destination));
+        refuse(hostRefusals(source, "source", now));
+        refuse(hostRefusals(destination, "destination", now));
+        const busy = await busyRefusal(ports, domain);
+        refuse(busy === null ? [] : [busy]);
+
+        const state = await runner.request({
+          id,
+          domain: { uuid: domain.uuid, name: domain.name },
+          source: { id: source.id, name: source.name },
+          destination: { id: destination.id, name: destination.name },
+          // `offline` and `unsafe` follow from what the inspections find.
+          options: {
+            offline: false,
+            unsafe: false,
+            autoConverge: body.autoConverge,
+            bandwidthMiBps: body.bandwidthMiBps ?? null,
+          },
+          accept: body.accept,
+        });
+        return accepted(state);
+      },
+    }),
+    route({
+      method: "GET",
+      path: "/v1/migrations",
+      tag,
+      summary: "Migrations, newest first",
+      access: "token",
+      query: z.strictObject({
+        limit: limitSchema,
+        cursor: cursorSchema,
+        active: z.optional(z.enum(["true", "false"])),
+      }),
+      reply: { status: 200, description: "A page of migrations", schema: pageOf(migrationSummarySchema) },
+      async handle({ query }) {
+        const page = await ports.migrations.list({
+          limit: query.limit,
+          cursor: query.cursor ?? null,
+          active: query.active === "true",
+        });
+        return { value: { items: page.items.map(migrationRow), cursor: page.cursor } };
+      },
+    }),
+    route({
+      method: "GET",
+      path: "/v1/migrations/:id",
+      tag,
+      summary: "One migration with its whole story",
+      access: "token",
+      reply: { status: 200, description: "The migration", schema: migrationSchema },
+      faults: ["request.notFound"],
+      async handle({ param }) {
+        const state = await stateOf(param("id"));
+        // Progress is decoration: a socket that cannot be asked must not hide the migration.
+        const progress =
+          state.step === "ended" ? null : await ports.sockets.progress(state.source.id, state.id).catch(() => null);
+        return { value: migrationResource(state, progress) };
+      },
+    }),
+    route({
+      method: "GET",
+      path: "/v1/migrations/:id/events",
+      tag,
+      summary:
+        "Server-sent events: `migration` (id: its version; data: the resource), `progress`, and `ended` last. Resume with Last-Event-ID",
+      access: "token",
+      reply: { status: 200, description: "The stream", mediaType: "text/event-stream" },
+      otherReplies: [
+        { status: 204, description: "It has ended and Last-Event-ID saw its end: do not reconnect", schema: null },
+      ],
+      faults: ["request.notFound"],
+      async handle({ param, context }) {
+        const state = await stateOf(param("id"));
+        const seen = Number.parseInt(context.req.header("last-event-id") ?? "", 10);
+        if (state.step === "ended" && seen >= state.version) return new Response(null, { status: 204 });
+        return new Response(
+          eventStream({
+            ports,
+            state,
+            seenVersion: Number.isNaN(seen) ? 0 : seen,
+            idleMs: deps.eventsIdleMs ?? eventsIdleMs,
+          }),
+          {
+            headers: { "content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no" },
+          },
+        );
+      },
+    }),
+    route({
+      method: "POST",
+      path: "/v1/migrations/:id/cancel",
+      tag,
+      summary: "Cancel: before and during Perform the domain stays on its source; later it is too late",
+      access: "token",
+      reply: { status: 202, description: "The way back has begun", schema: migrationSchema },
+      faults: ["request.notFound", "request.conflict"],
+      async handle({ param, principal }) {
+        const { id } = await stateOf(param("id"));
+        return { status: 202, value: migrationResource(await runner.cancel(id, principal.name), null) };
+      },
+    }),
+  ];
+}
