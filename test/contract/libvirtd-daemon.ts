@@ -35,8 +35,16 @@ export async function libvirtdMissing(): Promise<string | undefined> {
   return undefined;
 }
 
-/** `imagesDir` appears as /var/lib/libvirt/images inside, so that two hosts can share disks. */
-export async function startLibvirtd(name: string, imagesDir?: string): Promise<LibvirtDaemon> {
+export type DaemonOptions = {
+  /** Appears as /var/lib/libvirt/images inside, so that two hosts can share disks. */
+  readonly imagesDir?: string;
+  readonly keepaliveIntervalS?: number;
+  readonly keepaliveCount?: number;
+};
+
+/** `name` becomes the hostname inside. */
+export async function startLibvirtd(name: string, options: DaemonOptions = {}): Promise<LibvirtDaemon> {
+  const { imagesDir, keepaliveIntervalS, keepaliveCount } = options;
   const base = await mkdtemp(join(tmpdir(), `vmferry-${name}-`));
   const folders = { run: "/run/libvirt", lib: "/var/lib/libvirt", etc: "/etc/libvirt", log: "/var/log/libvirt" };
   const mounts = { ...folders, cache: "/var/cache/libvirt" };
@@ -50,6 +58,8 @@ export async function startLibvirtd(name: string, imagesDir?: string): Promise<L
       'unix_sock_dir = "/run/libvirt"',
       'auth_unix_rw = "none"',
       'auth_unix_ro = "none"',
+      ...(keepaliveIntervalS === undefined ? [] : [`keepalive_interval = ${keepaliveIntervalS}`]),
+      ...(keepaliveCount === undefined ? [] : [`keepalive_count = ${keepaliveCount}`]),
       "",
     ].join("\n"),
   );

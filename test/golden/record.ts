@@ -63,8 +63,8 @@ async function save(version: string, what: string, client: string, vectors: Vect
 
 const base = await mkdtemp(join(tmpdir(), "vmferry-record-"));
 await run("qemu-img", ["create", "-q", "-f", "qcow2", join(base, "m.qcow2"), "8M"]);
-const north = await startLibvirtd("north", base);
-const south = await startLibvirtd("south", base);
+const north = await startLibvirtd("north", { imagesDir: base });
+const south = await startLibvirtd("south", { imagesDir: base });
 const northRelay = await startRelay(join(base, "north-sock"), north.socketPath);
 const southRelay = await startRelay(join(base, "south-sock"), south.socketPath);
 try {

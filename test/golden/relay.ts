@@ -4,16 +4,26 @@
  */
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 
-export type Relay = { readonly socketPath: string; readonly frames: Buffer[]; stop(): Promise<void> };
+export type Relay = {
+  readonly socketPath: string;
+  readonly frames: Buffer[];
+  /** Calls `listener` after each frame that was kept. */
+  onFrame(listener: () => void): void;
+  stop(): Promise<void>;
+};
 
 export async function startRelay(socketPath: string, target: string): Promise<Relay> {
   const frames: Buffer[] = [];
+  const listeners: (() => void)[] = [];
   const sockets = new Set<Socket>();
   const server = createServer((client) => {
     const daemon = createConnection({ path: target });
     for (const [from, to] of [[client, daemon] as const, [daemon, client] as const]) {
       sockets.add(from);
-      const keep = frameCutter((frame) => frames.push(frame));
+      const keep = frameCutter((frame) => {
+        frames.push(frame);
+        for (const listener of listeners) listener();
+      });
       from.on("data", (chunk: Buffer) => {
         keep(chunk);
         to.write(chunk);
@@ -23,7 +33,14 @@ export async function startRelay(socketPath: string, target: string): Promise<Re
     }
   });
   await new Promise<void>((resolve) => server.listen(socketPath, resolve));
-  return { socketPath, frames, stop: () => stop(server, sockets) };
+  return {
+    socketPath,
+    frames,
+    onFrame: (listener) => {
+      listeners.push(listener);
+    },
+    stop: () => stop(server, sockets),
+  };
 }
 
 function frameCutter(emit: (frame: Buffer) => void): (chunk: Buffer) => void {
