@@ -1,0 +1,242 @@
+/**
+ * A whole vmferry on top of a lab, as a user would start it: `vmferry up`, a join token, one `vmferry shim` per host, each a
+ * process of its own, spoken to through the command line only. Used by the demo, the bench and the end-to-end tests.
+ *
+ * Every process is ended by the pid it was started with; nothing here finds processes by name.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Host } from "./host.ts";
+
+const main = join(import.meta.dirname, "../../functions/cli/main.ts");
+/** Starting workerd and the stores takes 2 s on an idle machine; a loaded one gets a lot more before it counts as hung. */
+const startTimeoutMs = 60_000;
+/** A process that does not follow SIGTERM is killed. */
+const stopTimeoutMs = 10_000;
+/** What is kept of a process's output for an error's sake. */
+const outputCharsMax = 64 * 1024;
+
+export interface Finished {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** A child process with its output. */
+export class Running {
+  readonly child: ChildProcess;
+  readonly label: string;
+  output = "";
+  #exited: Promise<number>;
+
+  constructor(label: string, command: string[], env: Record<string, string>) {
+    this.label = label;
+    const [file = process.execPath, ...words] = command;
+    this.child = spawn(file, words, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+    for (const stream of [this.child.stdout, this.child.stderr])
+      stream?.on("data", (chunk: Buffer) => {
+        this.output = (this.output + chunk.toString()).slice(-outputCharsMax);
+      });
+    this.#exited = new Promise((resolve) =>
+      this.child.once("exit", (code, signal) => resolve(code ?? (signal === null ? 1 : 128))),
+    );
+  }
+
+  get alive(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null;
+  }
+
+  /** Waits until the output holds the text; throws with the output when the process ends first. */
+  async says(text: string | RegExp): Promise<void> {
+    const until = Date.now() + startTimeoutMs;
+    const said = () => (typeof text === "string" ? this.output.includes(text) : text.test(this.output));
+    while (!said()) {
+      if (!this.alive) throw new Error(`${this.label} ended before it said ${text}:\n${this.output}`);
+      if (Date.now() > until)
+        throw new Error(`${this.label} did not say ${text} in ${startTimeoutMs} ms:\n${this.output}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<number> {
+    if (this.alive) this.child.kill(signal);
+    return this.#exited;
+  }
+
+  /** SIGTERM, then SIGKILL. */
+  async stop(): Promise<number> {
+    if (!this.alive) return this.#exited;
+    this.child.kill("SIGTERM");
+    const timer = setTimeout(() => this.child.kill("SIGKILL"), stopTimeoutMs);
+    try {
+      return await this.#exited;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+export interface FleetOptions {
+  hosts: readonly Host[];
+  /** More words for `vmferry up`, such as `--s3 URL`. */
+  up?: readonly string[];
+  /** The address that shims connect to, when a proxy stands in between; a function of the control plane's port and the host. */
+  shimUrl?: (port: number, host: Host) => Promise<string>;
+  /** Run the built bundles in dist/ instead of the sources. */
+  built?: boolean;
+  log?: (line: string) => void;
+}
+
+export class Fleet {
+  readonly dir: string;
+  readonly port: number;
+  readonly url: string;
+  readonly env: Record<string, string>;
+  readonly shims = new Map<string, Running>();
+  controlPlane: Running | undefined;
+  readonly #options: FleetOptions;
+
+  constructor(dir: string, port: number, options: FleetOptions) {
+    this.dir = dir;
+    this.port = port;
+    this.url = `http://127.0.0.1:${port}`;
+    this.env = { VMFERRY_CONFIG: join(dir, "config.json") };
+    this.#options = options;
+  }
+
+  #command(built: string, source: string[]): string[] {
+    const dist = join(import.meta.dirname, "../../dist");
+    return this.#options.built === true
+      ? [process.execPath, join(dist, built), ...source]
+      : [process.execPath, main, ...source];
+  }
+
+  /** Starts, or starts again on the same data. */
+  async startControlPlane(): Promise<Running> {
+    const words = [
+      "up",
+      "--listen",
+      `127.0.0.1:${this.port}`,
+      "--data",
+      join(this.dir, "data"),
+      ...(this.#options.up ?? []),
+    ];
+    const running = new Running("vmferry up", this.#command("vmferry.mjs", words), this.env);
+    this.controlPlane = running;
+    await running.says("vmferry: ready on");
+    return running;
+  }
+
+  /** Starts a host's shim; the first time with a fresh join token. */
+  async startShim(host: Host): Promise<Running> {
+    const state = join(this.dir, `shim-${host.name}`);
+    const enrolled = await readFile(join(state, "host.json")).then(
+      () => true,
+      () => false,
+    );
+    const join_ = enrolled
+      ? []
+      : ["--join", (await this.mustRun(["join-token", "create"])).stdout.trim().split(/\s+/).at(-1) ?? ""];
+    const url = (await this.#options.shimUrl?.(this.port, host)) ?? this.url;
+    const words = [
+      "--url",
+      url,
+      "--name",
+      host.name,
+      "--state",
+      state,
+      "--libvirt",
+      host.socket,
+      "--migration-address",
+      host.migrationAddress,
+      ...join_,
+    ];
+    const command =
+      this.#options.built === true ? this.#command("shim.mjs", words) : this.#command("", ["shim", ...words]);
+    const running = new Running(`vmferry shim ${host.name}`, command, this.env);
+    this.shims.set(host.name, running);
+    await running.says(`vmferry shim: connected as ${host.name}`);
+    return running;
+  }
+
+  shim(host: Host): Running {
+    const found = this.shims.get(host.name);
+    if (found === undefined) throw new Error(`no shim was started for ${host.name}`);
+    return found;
+  }
+
+  /** Runs the command line to its end. */
+  async run(words: readonly string[]): Promise<Finished> {
+    const [file = "", ...rest] = this.#command("vmferry.mjs", [...words]);
+    const child = spawn(file, rest, { env: { ...process.env, ...this.env }, stdio: ["ignore", "pipe", "pipe"] });
+    let [stdout, stderr] = ["", ""];
+    child.stdout.on("data", (chunk: Buffer) => {
+      stdout += chunk.toString();
+    });
+    child.stderr.on("data", (chunk: Buffer) => {
+      stderr += chunk.toString();
+    });
+    const code = await new Promise<number>((resolve, reject) => {
+      child.once("error", reject);
+      child.once("close", (exit) => resolve(exit ?? 128));
+    });
+    return { code, stdout, stderr };
+  }
+
+  /** Runs the command line and throws with all it said when it does not exit 0. */
+  async mustRun(words: readonly string[]): Promise<Finished> {
+    const finished = await this.run(words);
+    if (finished.code !== 0)
+      throw new Error(`vmferry ${words.join(" ")} exited ${finished.code}\n${finished.stdout}\n${finished.stderr}`);
+    return finished;
+  }
+
+  /** Runs the command line in the background. */
+  start(words: readonly string[]): Running {
+    return new Running(`vmferry ${words.join(" ")}`, this.#command("vmferry.mjs", [...words]), this.env);
+  }
+
+  async token(): Promise<string> {
+    return (await readFile(join(this.dir, "data", "admin-token"), "utf8")).trim();
+  }
+
+  /** Ends every process of the fleet and removes its folder. */
+  async stop(): Promise<void> {
+    await Promise.all([...this.shims.values()].map((shim) => shim.stop()));
+    await this.controlPlane?.stop();
+    await rm(this.dir, { recursive: true, force: true });
+  }
+}
+
+/** A port that is free now. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", resolve);
+  });
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === "string") throw new Error("no port");
+  return address.port;
+}
+
+/** Starts the control plane and a shim on every host, and waits until each has said that it is connected. */
+export async function startFleet(options: FleetOptions): Promise<Fleet> {
+  const fleet = new Fleet(await mkdtemp(join(tmpdir(), "vmferry-fleet-")), await freePort(), options);
+  try {
+    await fleet.startControlPlane();
+    options.log?.(`control plane on ${fleet.url}`);
+    for (const host of options.hosts) {
+      await fleet.startShim(host);
+      options.log?.(`shim on ${host.name} connected`);
+    }
+    return fleet;
+  } catch (error) {
+    await fleet.stop();
+    throw error;
+  }
+}
