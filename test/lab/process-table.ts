@@ -33,10 +33,14 @@ async function processStat(pid: number): Promise<{ state: string; startTime: str
   return { state: fields[0] ?? "?", startTime: fields[19] ?? "" };
 }
 
-/** The identity of a running process, or undefined when no such process lives (a zombie does not). */
+/**
+ * The identity of a running process, or undefined when no such process lives. A zombie does not, unless threads of it
+ * still end: a killed QEMU's first thread is gone seconds before its memory and files are.
+ */
 export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
   const found = await processStat(pid);
-  if (found === undefined || found.state === "Z" || found.state === "X") return undefined;
+  if (found === undefined || found.state === "X") return undefined;
+  if (found.state === "Z" && (await readdir(`/proc/${pid}/task`).catch(() => [])).length <= 1) return undefined;
   return { pid, startTime: found.startTime, bootId: await bootId() };
 }
 

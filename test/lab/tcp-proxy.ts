@@ -47,7 +47,10 @@ export class TcpProxy {
     this.#resetAll();
   }
 
-  /** Moves no more bytes, in either direction, and closes nothing; new connections are accepted and silent. */
+  /**
+   * Takes no more bytes, from either side, and closes nothing; new connections are accepted and silent. What was taken
+   * before still arrives, after its `delayMs`.
+   */
   stall(): void {
     this.#mode = "stalled";
     for (const pair of this.#pairs) for (const socket of pair) socket.pause();
@@ -111,6 +114,8 @@ export class TcpProxy {
     this.#carry(target, client, (bytes) => {
       this.bytesDown += bytes;
     });
+    // One accepted while stalled was paused by hand, and listening for data alone does not undo that.
+    client.resume();
     client.once("close", over);
     target.once("close", over);
   }
