@@ -1,0 +1,274 @@
+/**
+ * The steps on the destination that build up and take down: stage, prepare, settle, unstage, restoreBundle (Finish is in
+ * finish.ts).
+ *
+ * I3: the tree is complete and compared here before the source is stripped. I4: it is compared again when the domain has
+ * arrived, and nothing is left when it has not. I8: nothing here touches an active domain that is not an unfinished
+ * incoming one.
+ */
+import type { LibvirtConnection } from "#libvirt/client";
+import { isNoDomain } from "#libvirt/error";
+import type { RemoteDomain } from "#libvirt/handle";
+import { procedures } from "#libvirt/procedures";
+import type { BundleRef } from "#protocol/blob";
+import { readBundle, verifyBundle } from "#protocol/bundle-reader";
+import type { DomainRef, ReportBodyOf } from "#protocol/command";
+import { Fault } from "#protocol/fault";
+import { readDomain } from "./domain-xml.ts";
+import { cancelIncoming } from "./finish.ts";
+import { destinationFlags, prepareParams } from "./flags.ts";
+import { faultOf } from "./libvirt-fault.ts";
+import type { JournalEntry, Step, Work } from "./ports.ts";
+import { lookUp, mustLookUp, persistently, probeDomain, read } from "./probe.ts";
+import { completeTree, redefineFrom, verifyTree } from "./snapshots.ts";
+import { snapshotProgress } from "./source.ts";
+import { nodeKey, readBundleTree, readLiveTree, summaryOf, type Tree } from "./tree-reader.ts";
+import { undefineDomain } from "./undefine.ts";
+import { XmlError } from "./xml-reader.ts";
+
+/** Records between two progress messages. */
+const progressEvery = 50;
+/** How long an incoming domain whose connection is lost may take to be destroyed by libvirt, and time between two looks. */
+const autodestroyMsMax = 30_000;
+const autodestroyLookMs = 250;
+
+/** Defines the domain inactive and gives it the bundle's tree: libvirt's incoming migration adopts both. */
+export const stage: Step<"stage"> = async (work) => {
+  const { domain, bundle } = work.command;
+  const path = await work.payloads.downloadBundle(bundle);
+  await verifyBundle(path, factsOf(bundle));
+  const xml = await domainXmlOf(path, domain);
+  const wanted = await readBundleTree(path);
+  try {
+    return await persistently(work, async (libvirt): Promise<ReportBodyOf<"stage">> => {
+      await mustBeFree(libvirt, domain, hasMilestone(work.history, "staging"));
+      await work.milestone("staging", { uuid: domain.uuid });
+      const { dom } = await libvirt.call(procedures.domainDefineXmlFlags, { xml, flags: 0 });
+      const total = wanted.snapshots + wanted.checkpoints;
+      await redefineFrom(libvirt, dom, path, undefined, (done) => {
+        if (done % progressEvery === 0 || done === total) work.progress(snapshotProgress(done, total));
+      });
+      const tree = await verifyTree(libvirt, dom, wanted, false);
+      await work.milestone("staged", { ...summaryOf(tree) });
+      return { kind: "stage", tree: summaryOf(tree) };
+    });
+  } catch (error) {
+    throw faultOf(error, {
+      code: "libvirt.failed",
+      what: "The domain could not be defined on the destination",
+      action: "Nothing was touched on the source. Remove what libvirt names, then migrate again.",
+      retry: "never",
+    });
+  }
+};
+
+function factsOf({ key: _, ...facts }: BundleRef): Omit<BundleRef, "key"> {
+  return facts;
+}
+
+/** The bundle's domain XML, checked to be of this very domain: a bundle of another must not overwrite it. */
+async function domainXmlOf(path: string, domain: DomainRef): Promise<string> {
+  for await (const entry of readBundle(path)) {
+    if (entry.kind !== "domain") break;
+    let uuid: string;
+    try {
+      uuid = readDomain(entry.xml).uuid;
+    } catch (error) {
+      if (!(error instanceof XmlError)) throw error;
+      throw malformed(`its domain XML is ${error.message}`);
+    }
+    if (uuid !== domain.uuid) throw malformed(`it is of the domain ${uuid}, not of ${domain.uuid}`);
+    return entry.xml;
+  }
+  throw malformed("it holds no domain");
+}
+
+function malformed(why: string): Fault {
+  return new Fault({
+    code: "bundle.malformed",
+    cause: `The bundle cannot be staged: ${why}.`,
+    action: "Export the domain again on the host that has it.",
+    retry: "never",
+  });
+}
+
+/** Nobody else's domain is overwritten: an inactive definition is taken over only if this migration staged it. */
+async function mustBeFree(libvirt: LibvirtConnection, domain: DomainRef, staged: boolean): Promise<void> {
+  const probe = await probeDomain(libvirt, domain.uuid);
+  if (probe.present && probe.active) throw activeHere(domain);
+  if (probe.present && !staged)
+    throw new Fault({
+      code: "destination.defined",
+      cause: `"${domain.name}" (${domain.uuid}) is defined on the destination already.`,
+      action: "If it is a stale copy, undefine it there with its snapshot metadata, then migrate again.",
+      retry: "never",
+    });
+  let other: RemoteDomain;
+  try {
+    other = (await read(libvirt, procedures.domainLookupByName, { name: domain.name })).dom;
+  } catch (error) {
+    if (isNoDomain(error)) return;
+    throw error;
+  }
+  if (other.uuid !== domain.uuid)
+    throw new Fault({
+      code: "destination.nameTaken",
+      cause: `Another domain on the destination is named "${domain.name}" (${other.uuid}).`,
+      action: "Rename one of them with `virsh domrename`, then migrate again.",
+      retry: "never",
+    });
+}
+
+function activeHere(domain: DomainRef): Fault {
+  return new Fault({
+    code: "destination.active",
+    cause: `A copy of "${domain.name}" (${domain.uuid}) is active on the destination. It was not touched.`,
+    action: "Find out which copy is the right one before anything else.",
+    retry: "person",
+  });
+}
+
+function hasMilestone(history: readonly JournalEntry[], name: string): boolean {
+  return history.some((entry) => entry.type === "milestone" && entry.name === name);
+}
+
+/** Prepare3: the destination's QEMU waits for the stream. It is bound to this connection and dies with it. */
+export const prepare: Step<"prepare"> = async (work) => {
+  const { domain, options, flags } = work.command;
+  const cookieIn = await work.payloads.read(work.command.cookie);
+  const xml = Buffer.from(await work.payloads.read(work.command.xml)).toString("utf8");
+  try {
+    if (work.resumed) await waitForAutodestroy(work);
+    const { libvirt } = await work.connection();
+    await work.milestone("preparing");
+    const result = await libvirt.call(procedures.domainMigratePrepare3Params, {
+      params: prepareParams(options, xml, work.migrationAddress),
+      cookieIn,
+      flags: destinationFlags(flags),
+    });
+    return { kind: "prepare", cookie: await work.payloads.write(result.cookieOut), uri: result.uriOut };
+  } catch (error) {
+    throw faultOf(error, {
+      code: "prepare.failed",
+      what: `Prepare of "${domain.name}" on the destination failed`,
+      action: "The source runs on. Remove what libvirt names, or choose another destination.",
+      retry: "safe",
+    });
+  }
+};
+
+/** After a restart of the shim, what an earlier Prepare made goes with its lost connection; Prepare can be repeated then. */
+async function waitForAutodestroy(work: Pick<Work<"prepare">, "connection" | "sleep" | "command">): Promise<void> {
+  const { domain } = work.command;
+  for (let waitedMs = 0; ; waitedMs += autodestroyLookMs) {
+    const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
+    if (!probe.present || !probe.active) return;
+    if (waitedMs >= autodestroyMsMax) throw activeHere(domain);
+    await work.sleep(autodestroyLookMs);
+  }
+}
+
+/** The domain has arrived: its state, tree and current snapshot are verified, then it is set to start with the host. */
+export const settle: Step<"settle"> = async (work) => {
+  const { domain, bundle, autostart, offline } = work.command;
+  const path = bundle === null ? null : await work.payloads.downloadBundle(bundle);
+  const wanted = path === null ? null : await readBundleTree(path);
+  try {
+    return await persistently(work, async (libvirt): Promise<ReportBodyOf<"settle">> => {
+      const dom = await mustLookUp(libvirt, domain);
+      const probe = await probeDomain(libvirt, domain.uuid);
+      if (!probe.present || probe.pausedByMigration || probe.job === "incoming" || !probe.persistent)
+        throw unsettled(`it is ${probe.present ? probe.state : "gone"} and was not taken over`);
+      if (!offline && !probe.active)
+        throw unsettled("it arrived and was shut off since; whether the guest did that is not known here");
+      const tree =
+        path === null || wanted === null
+          ? await readLiveTree(libvirt, dom)
+          : await completeTree(libvirt, dom, path, wanted);
+      // Only now: until Confirm a start by hand or at boot would have been a second copy.
+      await libvirt.call(procedures.domainSetAutostart, { dom, autostart });
+      const { autostart: set } = await read(libvirt, procedures.domainGetAutostart, { dom });
+      return { kind: "settle", tree: summaryOf(tree), state: probe.state, autostart: set };
+    });
+  } catch (error) {
+    throw faultOf(error, {
+      code: "settle.failed",
+      what: "The domain runs on the destination, but could not be settled",
+      action: `Compare its tree with \`vmferry bundle show ${work.bundlePath}\` and restore what is missing.`,
+      retry: "person",
+    });
+  }
+};
+
+function unsettled(why: string): Fault {
+  return new Fault({
+    code: "settle.failed",
+    cause: `The domain on the destination is not settled: ${why}.`,
+    action: "Look at it with `virsh domstate --reason` and at its log in /var/log/libvirt/qemu.",
+    retry: "person",
+  });
+}
+
+/** Takes everything away that this migration made here. An active domain is never touched (I8). */
+export const unstage: Step<"unstage"> = async (work) => {
+  const { domain, bundle } = work.command;
+  try {
+    let removed = await cancelIncoming(work);
+    await persistently(work, async (libvirt) => {
+      const probe = await probeDomain(libvirt, domain.uuid);
+      if (!probe.present) return;
+      if (probe.active) throw activeHere(domain);
+      if (!hasMilestone(work.history, "staging") && !(await looksStaged(work, libvirt, probe.dom, bundle))) return;
+      await undefineDomain(libvirt, probe.dom);
+      if ((await lookUp(libvirt, domain.uuid)) !== null) throw unsettled("it was undefined and is still there");
+      removed = true;
+    });
+    return { kind: "unstage", removed };
+  } catch (error) {
+    throw faultOf(error, {
+      code: "libvirt.failed",
+      what: "What was staged on the destination could not be removed",
+      action: `Run \`virsh undefine ${domain.uuid} --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm\` there.`,
+      retry: "safe",
+    });
+  }
+};
+
+/** Without a journal of the staging: an inactive definition is this migration's own only if it holds nothing but the bundle's records. */
+async function looksStaged(
+  work: Pick<Work<"unstage">, "payloads">,
+  libvirt: LibvirtConnection,
+  dom: RemoteDomain,
+  bundle: BundleRef | null,
+): Promise<boolean> {
+  if (bundle === null) return false;
+  const wanted: Tree = await readBundleTree(await work.payloads.downloadBundle(bundle));
+  const live = await readLiveTree(libvirt, dom);
+  return [...live.nodes.values()].every(
+    (node) => wanted.nodes.get(nodeKey(node.kind, node.name))?.xmlSha256 === node.xmlSha256,
+  );
+}
+
+/** The manual way back: gives a domain that is on this host every record of a bundle that it lacks. */
+export const restoreBundle: Step<"restoreBundle"> = async (work) => {
+  const { domain, bundle } = work.command;
+  const path = await work.payloads.downloadBundle(bundle);
+  await verifyBundle(path, factsOf(bundle));
+  await domainXmlOf(path, domain);
+  const wanted = await readBundleTree(path);
+  try {
+    return await persistently(work, async (libvirt): Promise<ReportBodyOf<"restoreBundle">> => {
+      const dom = await mustLookUp(libvirt, domain);
+      await work.milestone("restoring");
+      const tree = await completeTree(libvirt, dom, path, wanted);
+      return { kind: "restoreBundle", tree: summaryOf(tree) };
+    });
+  } catch (error) {
+    throw faultOf(error, {
+      code: "libvirt.failed",
+      what: "The bundle could not be restored",
+      action: "Remove what libvirt names, then run `vmferry bundle restore` again; it is safe to repeat.",
+      retry: "safe",
+    });
+  }
+};

@@ -1,0 +1,151 @@
+/**
+ * Finish on the destination: the single arbiter between starting the domain here and giving it up.
+ *
+ * The decision is journalled before libvirt is asked; whichever stands there first stays (I7). A lost answer is never an
+ * answer (I1, I2): the domain is looked at by its UUID until it shows how Finish ended.
+ */
+import type { LibvirtConnection } from "#libvirt/client";
+import { MigrateFlag } from "#libvirt/constants";
+import { isFinishCancelled } from "#libvirt/error";
+import { procedures } from "#libvirt/procedures";
+import { type Blob, blobSchema } from "#protocol/blob";
+import { type MigrateOptions, type Receipt, receiptSchema, type ReportBodyOf } from "#protocol/command";
+import { Fault, type FaultBody } from "#protocol/fault";
+import * as z from "zod/mini";
+import { destinationFlags, finishParams } from "./flags.ts";
+import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
+import type { JournalEntry, Step, Work } from "./ports.ts";
+import { outcomeOf, persistently, probeDomain } from "./probe.ts";
+
+/** How long a domain may look undecided after Finish or after its connection was lost, and time between two looks. */
+const undecidedMsMax = 60_000;
+const lookMs = 250;
+
+const decisionSchema = z.object({ cancelled: z.boolean() });
+const finishedSchema = z.object({ receipt: receiptSchema, cookie: z.nullable(blobSchema) });
+
+function lastMilestone<T>(history: readonly JournalEntry[], name: string, schema: z.ZodMiniType<T>): T | null {
+  for (const entry of history) {
+    if (entry.type !== "milestone" || entry.name !== name) continue;
+    const decoded = schema.safeParse(entry.data);
+    // The first one stands, whatever was asked later.
+    if (decoded.success) return decoded.data;
+  }
+  return null;
+}
+
+/** What the journal of this migration has decided; null: nothing yet. */
+export const decisionOf = (history: readonly JournalEntry[]) => lastMilestone(history, "finishing", decisionSchema);
+
+type FinishWork = Pick<Work<"finish">, "connection" | "sleep" | "milestone" | "now" | "history" | "payloads">;
+
+interface FinishCall {
+  uuid: string;
+  name: string;
+  options: MigrateOptions;
+  flags: number;
+  cookieIn: Uint8Array;
+  cancelled: boolean;
+}
+
+export const finish: Step<"finish"> = async (work) => {
+  const { domain, options, flags, cancelled } = work.command;
+  const finished = lastMilestone(work.history, "finished", finishedSchema);
+  if (finished !== null) return { kind: "finish", ...finished, fault: null };
+  const decided = decisionOf(work.history);
+  if (decided === null) await work.milestone("finishing", { cancelled });
+  const standing = decided?.cancelled ?? cancelled;
+  const cookieIn = work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
+  const call = { uuid: domain.uuid, name: domain.name, options, flags, cookieIn, cancelled: standing };
+  return finishAs(work, call, work.resumed || decided !== null);
+};
+
+/** Calls Finish unless the domain shows already how an earlier one ended, and states the receipt. */
+async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean): Promise<ReportBodyOf<"finish">> {
+  let look = lookFirst;
+  let fault: FaultBody | null = null;
+  let cookie: Blob | null = null;
+  const receipt = await persistently(work, async (libvirt, continuous): Promise<Receipt> => {
+    // Offline, what was staged looks like what has arrived: only the call itself tells, and it harms nobody twice.
+    if ((look || !continuous) && !(call.options.offline && !call.cancelled)) {
+      const seen = await settledOutcome(work, libvirt, call, !continuous);
+      if (seen !== null) return { outcome: seen, evidence: "probe", at: work.now() };
+    }
+    look = true;
+    try {
+      const result = await libvirt.call(procedures.domainMigrateFinish3Params, {
+        params: finishParams(call.options, call.name),
+        cookieIn: call.cookieIn,
+        flags: destinationFlags(call.flags),
+        cancelled: call.cancelled,
+      });
+      cookie = await work.payloads.write(result.cookieOut);
+      return { outcome: "started", evidence: "finish", at: work.now() };
+    } catch (error) {
+      if (isNoAnswer(error)) throw error;
+      if (isFinishCancelled(error)) return { outcome: "destroyed", evidence: "finish", at: work.now() };
+      fault = faultBodyOf(error, {
+        code: "finish.failed",
+        what: "Finish on the destination failed",
+        action: "The source goes on once this side is proven to have no copy.",
+        retry: "safe",
+      });
+      const seen = await settledOutcome(work, libvirt, call, true);
+      if (seen !== null) return { outcome: seen, evidence: "probe", at: work.now() };
+      throw new Fault(fault, { cause: error });
+    }
+  });
+  await work.milestone("finished", { receipt, cookie });
+  return { kind: "finish", receipt, cookie, fault: receipt.outcome === "started" || call.cancelled ? null : fault };
+}
+
+/**
+ * How Finish has ended, seen from the domain. Null: an incoming domain waits for it. `wait`: it cannot wait for anybody any
+ * more (its connection is lost, or Finish was refused), so libvirt will end it; look until it has.
+ */
+async function settledOutcome(
+  work: Pick<FinishWork, "sleep">,
+  libvirt: LibvirtConnection,
+  call: FinishCall,
+  wait: boolean,
+): Promise<Receipt["outcome"] | null> {
+  for (let waitedMs = 0; ; waitedMs += lookMs) {
+    const outcome = outcomeOf(await probeDomain(libvirt, call.uuid), call.options.offline && !call.cancelled);
+    if (outcome !== null || !wait || waitedMs >= undecidedMsMax) return outcome;
+    await work.sleep(lookMs);
+  }
+}
+
+/**
+ * For the way back: ends an incoming domain that Finish was never called for. Does nothing when there is none. When Finish
+ * was decided the other way, or the domain runs, it is not touched and `destination.active` says so (I7, I8).
+ */
+export async function cancelIncoming(
+  work: Pick<Work<"unstage">, "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "command">,
+): Promise<boolean> {
+  const { domain } = work.command;
+  const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
+  if (!probe.present || !probe.active) return false;
+  const decision = decisionOf(work.history);
+  const outcome = outcomeOf(probe, false);
+  if (outcome === "started" || decision?.cancelled === false)
+    throw new Fault({
+      code: "destination.active",
+      cause: `"${domain.name}" is ${probe.state} on the destination${decision?.cancelled === false ? ", where Finish was decided" : ""}. It was not touched.`,
+      action: "Look at both copies before anything else; the source must not be resumed while this one is there.",
+      retry: "person",
+    });
+  if (decision === null) await work.milestone("finishing", { cancelled: true });
+  const options: MigrateOptions = { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null };
+  const flags = MigrateFlag.LIVE | MigrateFlag.PERSIST_DEST;
+  const cookieIn = new Uint8Array(0);
+  const call = { uuid: domain.uuid, name: domain.name, options, flags, cookieIn, cancelled: true };
+  const { receipt } = await finishAs(work, call, true);
+  if (receipt.outcome === "destroyed") return true;
+  throw new Fault({
+    code: "destination.active",
+    cause: `"${domain.name}" runs on the destination although it was to be given up there. It was not touched.`,
+    action: "Look at both copies before anything else; the source must not be resumed while this one runs.",
+    retry: "person",
+  });
+}

@@ -1,0 +1,407 @@
+/**
+ * The steps on the source: export, begin, confirm, restore (Perform is in perform.ts).
+ *
+ * I2: the source is resumed here only with a receipt that the domain was destroyed or never started over there. I3: it is
+ * stripped only after its live tree was compared with the bundle, journalled before and after. I8: it is destroyed only
+ * with a receipt that the other copy runs, and never while it runs itself.
+ */
+import type { LibvirtConnection } from "#libvirt/client";
+import { DomainXmlFlag, ErrorCode } from "#libvirt/constants";
+import { isNoDomain, LibvirtError } from "#libvirt/error";
+import type { RemoteDomain } from "#libvirt/handle";
+import { procedures } from "#libvirt/procedures";
+import type { ValueOf } from "#libvirt/shape";
+import type { BundleEntry } from "#protocol/bundle";
+import { writeBundle } from "#protocol/bundle-writer";
+import type { ReportBodyOf } from "#protocol/command";
+import { Fault } from "#protocol/fault";
+import { migrateFlags, migrateParams } from "./flags.ts";
+import { faultOf, isNoAnswer, messageOf } from "./libvirt-fault.ts";
+import type { JournalEntry, Step, Work } from "./ports.ts";
+import { mustLookUp, type Probe, persistently, probeDomain, read } from "./probe.ts";
+import { completeTree, redefineFrom, stripSnapshots, verifyTree } from "./snapshots.ts";
+import {
+  differenceOf,
+  dumpTree,
+  type Listing,
+  listTree,
+  readBundleTree,
+  readLiveTree,
+  sameListing,
+  snapshotChanged,
+  summaryOf,
+  type Tree,
+} from "./tree-reader.ts";
+import { undefineDomain } from "./undefine.ts";
+
+/** Reads the whole tree into a bundle, lists again and compares, and puts the bundle into S3. Changes nothing. */
+export const exportBundle: Step<"export"> = async (work) => {
+  const { libvirt } = await work.connection();
+  try {
+    const dom = await mustLookUp(libvirt, work.command.domain);
+    const listing = await listTree(libvirt, dom);
+    const facts = await writeBundle({
+      path: work.bundlePath,
+      counts: {
+        snapshots: listing.snapshots.length,
+        checkpoints: listing.checkpoints.length,
+        hasCurrent: listing.current !== null,
+      },
+      entries: exportedEntries(work, libvirt, dom, listing),
+    });
+    if (!sameListing(listing, await listTree(libvirt, dom)))
+      throw snapshotChanged("a snapshot was taken, deleted or reverted to during the export");
+    const { key } = await work.payloads.uploadBundle({
+      path: work.bundlePath,
+      sha256: facts.sha256,
+      bytes: facts.bytes,
+    });
+    return { kind: "export", bundle: { ...facts, key } };
+  } catch (error) {
+    throw faultOf(error, {
+      code: "libvirt.failed",
+      what: "The snapshot tree could not be exported",
+      action: "Look at the domain's snapshots on the source with `virsh snapshot-list`; nothing was changed.",
+      retry: "safe",
+    });
+  }
+};
+
+async function* exportedEntries(
+  work: Pick<Work, "progress">,
+  libvirt: LibvirtConnection,
+  dom: RemoteDomain,
+  listing: Listing,
+): AsyncGenerator<BundleEntry> {
+  const flags = DomainXmlFlag.INACTIVE | DomainXmlFlag.SECURE | DomainXmlFlag.MIGRATABLE;
+  const { xml } = await read(libvirt, procedures.domainGetXmlDesc, { dom, flags });
+  yield { kind: "domain", name: dom.name, parent: null, current: false, xml };
+  const total = listing.snapshots.length;
+  let done = 0;
+  for await (const entry of dumpTree(libvirt, listing)) {
+    yield entry;
+    if (entry.kind !== "snapshot") continue;
+    done += 1;
+    if (done % progressEvery === 0 || done === total) work.progress(snapshotProgress(done, total));
+  }
+}
+
+/** Records between two progress messages: one for each would cost more than the record. */
+const progressEvery = 50;
+
+export function snapshotProgress(done: number, total: number): Parameters<Work["progress"]>[0] {
+  return {
+    memory: {
+      totalBytes: 0,
+      processedBytes: 0,
+      remainingBytes: 0,
+      bytesPerSecond: 0,
+      dirtyPagesPerSecond: 0,
+      iteration: 0,
+    },
+    disk: { totalBytes: 0, processedBytes: 0, remainingBytes: 0 },
+    elapsedMs: 0,
+    expectedDowntimeMs: null,
+    snapshots: { done, total },
+  };
+}
+
+/** True when a strip was begun and its redefine is not known to be complete: the tree must be completed from the bundle first. */
+export function isStripped(history: readonly JournalEntry[]): boolean {
+  const names = history.flatMap((entry) => (entry.type === "milestone" ? [entry.name] : []));
+  return names.lastIndexOf("stripping") > names.lastIndexOf("redefined");
+}
+
+/** How often begin strips again after libvirt's daemon went away in the middle. */
+const beginAttemptsMax = 3;
+
+/**
+ * Strip, Begin3 without CHANGE_PROTECTION, redefine at once, whatever Begin said. libvirt checks for snapshots in Begin
+ * only (qemuMigrationSrcBeginPhase), and without protection no job keeps the redefine out.
+ */
+export const begin: Step<"begin"> = async (work) => {
+  const { domain, options, bundle } = work.command;
+  let stripped = isStripped(work.history);
+  let attempts = 0;
+  const path = bundle === null ? null : await work.payloads.downloadBundle(bundle);
+  const wanted = path === null ? null : await readBundleTree(path);
+  const markRedefined = async () => {
+    await work.milestone("redefined");
+    stripped = false;
+  };
+
+  return persistently(work, async (libvirt): Promise<ReportBodyOf<"begin">> => {
+    const dom = await mustLookUp(libvirt, domain);
+    if (stripped && path !== null && wanted !== null) {
+      await completeTree(libvirt, dom, path, wanted);
+      await markRedefined();
+    }
+    attempts += 1;
+    if (attempts > beginAttemptsMax) throw goneInBegin();
+    const listing = await listTree(libvirt, dom);
+    await mustBeUnchanged(libvirt, dom, listing, wanted);
+    await mustFit(libvirt, work);
+
+    const flags = migrateFlags(options, false);
+    const callBegin = () =>
+      libvirt.call(procedures.domainMigrateBegin3Params, { dom, params: migrateParams(options), flags });
+    let result: BeginResult;
+    let strippedMs = 0;
+    if (listing.snapshots.length === 0 || path === null || wanted === null) result = await beginOrFault(callBegin);
+    else {
+      const startedMs = Date.parse(work.now());
+      await work.milestone("stripping", { snapshots: listing.snapshots.length });
+      stripped = true;
+      const outcome = await settled(async () => {
+        await stripSnapshots(libvirt, listing);
+        await work.milestone("stripped");
+        return beginOrFault(callBegin);
+      });
+      if (!outcome.ok && isNoAnswer(outcome.error)) throw outcome.error;
+      await redefineFrom(libvirt, dom, path, (entry) => entry.kind === "snapshot");
+      strippedMs = Math.max(0, Date.parse(work.now()) - startedMs);
+      await verifyTree(libvirt, dom, wanted, !outcome.ok);
+      await markRedefined();
+      if (!outcome.ok) throw outcome.error;
+      result = outcome.value;
+    }
+    const { state } = await probeState(libvirt, domain.uuid);
+    return {
+      kind: "begin",
+      cookie: await work.payloads.write(result.cookieOut),
+      xml: await work.payloads.write(Buffer.from(result.xml, "utf8")),
+      flags: migrateFlags(options, state === "paused"),
+      strippedMs,
+    };
+  });
+};
+
+type BeginResult = ValueOf<(typeof procedures)["domainMigrateBegin3Params"]["result"]>;
+
+type Outcome<T> = { ok: true; value: T } | { ok: false; error: unknown };
+
+async function settled<T>(act: () => Promise<T>): Promise<Outcome<T>> {
+  try {
+    return { ok: true, value: await act() };
+  } catch (error) {
+    return { ok: false, error };
+  }
+}
+
+async function beginOrFault(call: () => Promise<BeginResult>): Promise<BeginResult> {
+  try {
+    return await call();
+  } catch (error) {
+    if (isNoAnswer(error)) throw error;
+    if (error instanceof LibvirtError && /with \d+ snapshots/.test(error.message))
+      throw snapshotChanged("a snapshot was taken between the strip and Begin");
+    throw faultOf(error, {
+      code: "begin.failed",
+      what: "Begin on the source failed",
+      action: "The source is as it was. Remove what libvirt names, then migrate again.",
+      retry: "safe",
+    });
+  }
+}
+
+function goneInBegin(): Fault {
+  return new Fault({
+    code: "begin.failed",
+    cause: `libvirt's daemon on the source went away ${beginAttemptsMax} times during Begin; the tree is complete again.`,
+    action: "Look at the daemon's log on the source before you migrate again.",
+    retry: "person",
+  });
+}
+
+async function mustBeUnchanged(
+  libvirt: LibvirtConnection,
+  dom: RemoteDomain,
+  listing: Listing,
+  wanted: Tree | null,
+): Promise<void> {
+  if (wanted === null) {
+    if (listing.snapshots.length + listing.checkpoints.length === 0) return;
+    throw snapshotChanged("a snapshot was taken after the inspection, which saw none");
+  }
+  const difference = differenceOf(wanted, await readLiveTree(libvirt, dom, listing));
+  if (difference !== null) throw snapshotChanged(`${difference}, compared with the export`);
+}
+
+async function probeState(libvirt: LibvirtConnection, uuid: string): Promise<Extract<Probe, { present: true }>> {
+  const probe = await probeDomain(libvirt, uuid);
+  if (probe.present) return probe;
+  throw new Fault({
+    code: "domain.absent",
+    cause: "The domain went away from the source.",
+    action: "Look where it is with `vmferry domains`.",
+    retry: "person",
+  });
+}
+
+async function mustFit(libvirt: LibvirtConnection, work: Work<"begin">): Promise<void> {
+  const probe = await probeState(libvirt, work.command.domain.uuid);
+  if (probe.job !== "none")
+    throw new Fault({
+      code: "domain.busy",
+      cause: `A libvirt job (${probe.job}) is running on the domain.`,
+      action: "Wait for it, or end it with `virsh domjobabort`.",
+      retry: "safe",
+    });
+  if (probe.active === work.command.options.offline)
+    throw new Fault({
+      code: "domain.state",
+      cause: `The domain was ${probe.active ? "started" : "shut off"} after the inspection: it is ${probe.state} now.`,
+      action: "Migrate again.",
+      retry: "safe",
+    });
+}
+
+/** Ends the migration on the source as the receipt says. */
+export const confirm: Step<"confirm"> = async (work) => {
+  const { receipt } = work.command;
+  const cookie =
+    work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
+  const source = await persistently(work, (libvirt, continuous) =>
+    receipt.outcome === "started"
+      ? giveUp(work, libvirt, continuous, cookie)
+      : takeBack(work, libvirt, continuous, cookie),
+  );
+  await work.milestone("confirmed", { outcome: receipt.outcome, source });
+  return { kind: "confirm", source };
+};
+
+type SourceState = ReportBodyOf<"confirm">["source"];
+
+/** Confirm3; false when libvirt no longer knows of the job (55) or the domain (42): then what is true decides. */
+async function confirmed(
+  work: Work<"confirm">,
+  libvirt: LibvirtConnection,
+  dom: RemoteDomain,
+  cookieIn: Uint8Array,
+  cancelled: boolean,
+): Promise<boolean> {
+  const { options, flags } = work.command;
+  try {
+    const params = migrateParams(options);
+    await libvirt.call(procedures.domainMigrateConfirm3Params, { dom, params, cookieIn, flags, cancelled });
+    return true;
+  } catch (error) {
+    if (isNoDomain(error) || (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID)) return false;
+    if (isNoAnswer(error)) throw error;
+    // Whatever libvirt says here, the receipt stands: go by what the source shows.
+    return false;
+  }
+}
+
+/** The receipt says `started`: the source's copy goes. A running one is never touched (I1, I8). */
+async function giveUp(
+  work: Work<"confirm">,
+  libvirt: LibvirtConnection,
+  continuous: boolean,
+  cookie: Uint8Array,
+): Promise<SourceState> {
+  const { domain } = work.command;
+  let probe = await probeDomain(libvirt, domain.uuid);
+  if (!probe.present) return "gone";
+  mustNotRun(probe);
+  if (continuous && probe.active) await confirmed(work, libvirt, probe.dom, cookie, false);
+  probe = await probeDomain(libvirt, domain.uuid);
+  if (!probe.present) return "gone";
+  mustNotRun(probe);
+  try {
+    if (probe.active) await libvirt.call(procedures.domainDestroyFlags, { dom: probe.dom, flags: 0 });
+    await undefineDomain(libvirt, probe.dom);
+  } catch (error) {
+    if (isNoDomain(error)) return "gone";
+    throw faultOf(error, {
+      code: "confirm.failed",
+      what: "The domain runs on the destination, but the source's copy could not be removed",
+      action: `Run \`virsh undefine ${domain.uuid} --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm\` on the source.`,
+      retry: "person",
+    });
+  }
+  return "gone";
+}
+
+function mustNotRun(probe: Extract<Probe, { present: true }>): void {
+  if (probe.state === "paused" || probe.state === "shutoff" || !probe.active) return;
+  throw new Fault({
+    code: "confirm.failed",
+    cause: `The destination states that it runs the domain, but the source's copy is ${probe.state} too. Nothing was touched.`,
+    action: "Look at both copies at once; fence one of them by hand, then resolve the migration.",
+    retry: "person",
+  });
+}
+
+/** The receipt says `destroyed`: the source goes on. It is resumed only from the pause that the migration made (I2b). */
+async function takeBack(
+  work: Work<"confirm">,
+  libvirt: LibvirtConnection,
+  continuous: boolean,
+  cookie: Uint8Array,
+): Promise<SourceState> {
+  const { domain } = work.command;
+  let probe = await probeDomain(libvirt, domain.uuid);
+  if (!probe.present) throw lostSource(domain.name);
+  if (continuous && probe.pausedByMigration) await confirmed(work, libvirt, probe.dom, cookie, true);
+  probe = await probeDomain(libvirt, domain.uuid);
+  if (!probe.present) throw lostSource(domain.name);
+  if (probe.pausedByMigration) {
+    try {
+      await libvirt.call(procedures.domainResume, { dom: probe.dom });
+    } catch (error) {
+      if (isNoAnswer(error)) throw error;
+      throw faultOf(error, {
+        code: "confirm.failed",
+        what: "The destination has no copy, but the source's domain could not be resumed",
+        action: `Run \`virsh resume ${domain.uuid}\` on the source.`,
+        retry: "person",
+      });
+    }
+    probe = await probeDomain(libvirt, domain.uuid);
+    if (!probe.present) throw lostSource(domain.name);
+  }
+  if (!probe.active) return "shutoff";
+  return probe.state === "paused" ? "paused" : "running";
+}
+
+function lostSource(name: string): Fault {
+  return new Fault({
+    code: "confirm.failed",
+    cause: `The destination has no copy of "${name}", and the source no longer knows it either.`,
+    action: "Restore it with `vmferry bundle restore` after defining it from the bundle's domain XML.",
+    retry: "person",
+  });
+}
+
+/** The end of the way back: the source's domain is as it was, its tree complete and compared (I4). */
+export const restore: Step<"restore"> = async (work) => {
+  const { domain, bundle } = work.command;
+  const path = bundle === null ? null : await work.payloads.downloadBundle(bundle);
+  try {
+    return await persistently(work, async (libvirt): Promise<ReportBodyOf<"restore">> => {
+      const dom = await mustLookUp(libvirt, domain);
+      const probe = await probeState(libvirt, domain.uuid);
+      if (probe.pausedByMigration && probe.job === "none")
+        throw new Fault({
+          code: "confirm.failed",
+          cause: "The source's domain is still paused by the migration, and nobody stated what became of the other copy.",
+          action: `Prove that the destination does not run it, then run \`virsh resume ${domain.uuid}\` on the source.`,
+          retry: "person",
+        });
+      let tree: Tree;
+      if (path !== null && isStripped(work.history)) {
+        tree = await completeTree(libvirt, dom, path, await readBundleTree(path));
+        await work.milestone("redefined");
+      } else tree = await readLiveTree(libvirt, dom);
+      return { kind: "restore", tree: summaryOf(tree), state: probe.state };
+    });
+  } catch (error) {
+    throw faultOf(error, {
+      code: "libvirt.failed",
+      what: `The source could not be restored (${messageOf(error)})`,
+      action: `Run \`vmferry bundle restore ${work.bundlePath} --host SOURCE\`; the bundle is complete there and in the bucket.`,
+      retry: "person",
+    });
+  }
+};
