@@ -160,6 +160,28 @@ describe("calls", () => {
     await connection.close();
   });
 
+  test("close() fails what is queued at once: a slot that gets free meanwhile does not send it", async () => {
+    const release = Promise.withResolvers<void>();
+    fake.answer(procedures.domainGetState, async () => {
+      await release.promise;
+      return { state: 1, reason: 0 };
+    });
+    const connection = await connect({ inFlightMax: 1 });
+    const first = connection.call(procedures.domainGetState, { dom, flags: 0 });
+    const second = connection.call(procedures.domainGetState, { dom, flags: 1 });
+    const refused = assert.rejects(second, (error) => error instanceof LibvirtClosedError && !error.sent);
+    fake.answer(procedures.connectClose, async () => {
+      release.resolve();
+      await first;
+      return {};
+    });
+    await connection.close();
+    await refused;
+    assert.deepEqual(await first, { state: 1, reason: 0 });
+    const states = onlyClient().frames.filter((frame) => frame.procedure === procedures.domainGetState.number);
+    assert.equal(states.length, 1);
+  });
+
   test("after close() nothing is sent, and close() may be called again", async () => {
     const connection = await connect();
     await Promise.all([connection.close(), connection.close()]);
