@@ -6,7 +6,7 @@
  * after a restart on a real host. The namespaces end with their last process: no mount can be left behind.
  */
 import { spawn } from "node:child_process";
-import { chmod, mkdir, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { findProgram, LabRefusal } from "./prerequisites.ts";
@@ -30,6 +30,12 @@ const terminateTimeoutMs = 10_000;
 const pollMs = 50;
 /** Ports a host may listen on for incoming memory and disk transfers: several migrations at once, and NBD. */
 export const migrationPortsPerHost = 16;
+
+/**
+ * What libvirt found out about the QEMU binaries: 4 s per binary and host under emulation, and the same for all. libvirt
+ * checks each record against the binary, itself and the kernel before it believes it, so a stale one does no harm.
+ */
+const capabilitiesCacheDir = "/var/cache/vmferry-lab/capabilities";
 
 /** Folder in `dir` -> where libvirt in the namespace looks. */
 const mounts: readonly (readonly [string, string])[] = [
@@ -173,6 +179,7 @@ export class Host {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     for (const [folder] of mounts) await mkdir(join(dir, folder), { recursive: true });
     await chmod(dir, 0o700);
+    await copyMissing(capabilitiesCacheDir, this.#capabilitiesDir);
     await writeFile(
       join(dir, "hosts"),
       ["127.0.0.1 localhost", ...Object.entries(addresses).map(([name, address]) => `${address} ${name}`), ""].join(
@@ -208,6 +215,20 @@ export class Host {
         ...(this.#options.qemuConf ?? []),
       ]),
     );
+  }
+
+  get #capabilitiesDir(): string {
+    return join(this.dir, "cache", "qemu", "capabilities");
+  }
+
+  /**
+   * Makes libvirt look at every QEMU binary now, and keeps what it found for the hosts started after this one. Without
+   * it the first start or the first incoming migration of a host pays for it, which spoils a measurement.
+   */
+  async learnEmulators(): Promise<void> {
+    await this.virsh.run(["capabilities"]);
+    await mkdir(capabilitiesCacheDir, { recursive: true, mode: 0o755 });
+    await copyAll(this.#capabilitiesDir, capabilitiesCacheDir);
   }
 
   /** Every process of this host: libvirtd, its QEMUs, whatever they started. */
@@ -297,4 +318,22 @@ function conf(lines: readonly string[]): string {
   const byKey = new Map<string, string>();
   for (const line of lines) byKey.set(line.split("=", 1)[0]?.trim() ?? line, line);
   return `${[...byKey.values()].join("\n")}\n`;
+}
+
+/** Copies the files of a folder, each whole or not at all: another lab may be reading. */
+async function copyAll(from: string, to: string): Promise<void> {
+  for (const name of await readdir(from).catch(() => [])) {
+    const partial = join(to, `.${name}.${process.pid}`);
+    await copyFile(join(from, name), partial);
+    await rename(partial, join(to, name));
+  }
+}
+
+async function copyMissing(from: string, to: string): Promise<void> {
+  const names = (await readdir(from).catch(() => [])).filter((name) => !name.startsWith("."));
+  if (names.length > 0) await mkdir(to, { recursive: true });
+  for (const name of names) {
+    if ((await stat(join(to, name)).catch(() => undefined)) === undefined)
+      await copyFile(join(from, name), join(to, name));
+  }
 }

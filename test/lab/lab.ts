@@ -121,12 +121,17 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   await mkdir(storageDirOf(dir), { recursive: true });
   const lab = new Lab(dir, hostsOf(dir, state));
   try {
-    await Promise.all(
-      lab.hosts.map(async (host) => {
-        await host.start();
-        options.log?.(`${host.name}: libvirtd answers on ${host.socket}`);
-      }),
-    );
+    const start = async (host: Host) => {
+      await host.start();
+      options.log?.(`${host.name}: libvirtd answers on ${host.socket}`);
+    };
+    // The first alone: what it learns of the emulators, slowly on a new machine, the others take from the cache.
+    const [first, ...others] = lab.hosts;
+    if (first !== undefined) {
+      await start(first);
+      await first.learnEmulators();
+    }
+    await Promise.all(others.map(start));
     const hosts = await Promise.all(
       state.hosts.map(async (slot, index) => ({ ...slot, daemon: await lab.hosts[index]?.identity() })),
     );
