@@ -1,0 +1,44 @@
+/**
+ * The embedded DynamoDB: dynalite over LevelDB in this process, on an ephemeral loopback port. Its writes reach the
+ * operating system before they are answered, so a killed process loses none; LevelDB's own lock keeps a second process
+ * off the folder.
+ */
+import type { Server } from "node:http";
+import dynalite from "dynalite";
+import { Fault } from "#protocol/fault";
+
+export interface EmbeddedDynamo {
+  endpoint: string;
+  close(): Promise<void>;
+}
+
+/** Opens the store kept in `folder`. Throws `Fault` `store.unreachable` when the port or the folder cannot be had. */
+export async function openDynalite(folder: string): Promise<EmbeddedDynamo> {
+  const server: Server = dynalite({ path: folder, createTableMs: 0, deleteTableMs: 0, updateTableMs: 0 });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error) =>
+      reject(
+        new Fault(
+          {
+            code: "store.unreachable",
+            cause: `The embedded DynamoDB cannot listen on loopback: ${error.message}.`,
+            action: "Free a port on 127.0.0.1, or give another store with --dynamodb URL.",
+            retry: "person",
+          },
+          { cause: error },
+        ),
+      ),
+    );
+    server.listen(0, "127.0.0.1", resolve);
+  });
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("dynalite listens on no port");
+  return {
+    endpoint: `http://127.0.0.1:${address.port}`,
+    close: () =>
+      new Promise((resolve, reject) => {
+        server.close((error) => (error instanceof Error ? reject(error) : resolve()));
+        server.closeAllConnections();
+      }),
+  };
+}
