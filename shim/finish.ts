@@ -4,14 +4,15 @@
  * The decision is journalled before libvirt is asked; whichever stands there first stays (I7). A lost answer is never an
  * answer (I1, I2): the domain is looked at by its UUID until it shows how Finish ended.
  */
+
+import * as z from "zod/mini";
 import type { LibvirtConnection } from "#libvirt/client";
 import { MigrateFlag } from "#libvirt/constants";
 import { isFinishCancelled } from "#libvirt/error";
 import { procedures } from "#libvirt/procedures";
 import { type Blob, blobSchema } from "#protocol/blob";
-import { type MigrateOptions, type Receipt, receiptSchema, type ReportBodyOf } from "#protocol/command";
+import { type MigrateOptions, type Receipt, type ReportBodyOf, receiptSchema } from "#protocol/command";
 import { Fault, type FaultBody } from "#protocol/fault";
-import * as z from "zod/mini";
 import { destinationFlags, finishParams } from "./flags.ts";
 import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";

@@ -76,7 +76,8 @@ export function faultBodyOf(error: unknown, words: FaultWords): FaultBody {
     return {
       code: "libvirt.unreachable",
       cause: `${words.what}: ${messageOf(error)}`,
-      action: "Look at libvirt's daemon on this host (systemctl status libvirtd virtqemud); the step is looked at again.",
+      action:
+        "Look at libvirt's daemon on this host (systemctl status libvirtd virtqemud); the step is looked at again.",
       retry: "safe",
     };
   }

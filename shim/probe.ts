@@ -10,8 +10,8 @@ import { type Procedure, procedures } from "#libvirt/procedures";
 import { numberOf, type TypedParam } from "#libvirt/typed-param";
 import type { DomainRef, DomainState, Receipt } from "#protocol/command";
 import { Fault } from "#protocol/fault";
-import type { Work } from "./ports.ts";
 import { isNoAnswer, messageOf } from "./libvirt-fault.ts";
+import type { Work } from "./ports.ts";
 
 /** Patience of a call that only reads. libvirt itself waits 30 s for a busy domain before it answers with error 68. */
 export const readMs = 30_000;

@@ -115,7 +115,8 @@ export async function verifyTree(
   throw new Fault({
     code: "snapshot.mismatch",
     cause: `After redefining, the tree on this host is not the exported one: ${difference}.`,
-    action: "Compare `virsh snapshot-dumpxml` on both hosts; a destination with an older libvirt drops what it does not know.",
+    action:
+      "Compare `virsh snapshot-dumpxml` on both hosts; a destination with an older libvirt drops what it does not know.",
     retry: "never",
   });
 }

@@ -259,8 +259,7 @@ async function mustFit(libvirt: LibvirtConnection, work: Work<"begin">): Promise
 /** Ends the migration on the source as the receipt says. */
 export const confirm: Step<"confirm"> = async (work) => {
   const { receipt } = work.command;
-  const cookie =
-    work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
+  const cookie = work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
   const source = await persistently(work, (libvirt, continuous) =>
     receipt.outcome === "started"
       ? giveUp(work, libvirt, continuous, cookie)
@@ -286,7 +285,8 @@ async function confirmed(
     await libvirt.call(procedures.domainMigrateConfirm3Params, { dom, params, cookieIn, flags, cancelled });
     return true;
   } catch (error) {
-    if (isNoDomain(error) || (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID)) return false;
+    if (isNoDomain(error) || (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID))
+      return false;
     if (isNoAnswer(error)) throw error;
     // Whatever libvirt says here, the receipt stands: go by what the source shows.
     return false;
@@ -385,7 +385,8 @@ export const restore: Step<"restore"> = async (work) => {
       if (probe.pausedByMigration && probe.job === "none")
         throw new Fault({
           code: "confirm.failed",
-          cause: "The source's domain is still paused by the migration, and nobody stated what became of the other copy.",
+          cause:
+            "The source's domain is still paused by the migration, and nobody stated what became of the other copy.",
           action: `Prove that the destination does not run it, then run \`virsh resume ${domain.uuid}\` on the source.`,
           retry: "person",
         });

@@ -16,7 +16,6 @@ import { readBundle } from "#protocol/bundle-reader";
 import type { TreeSummary } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { TreeDigest, type TreeEntry } from "#protocol/tree";
-import { messageOf } from "./libvirt-fault.ts";
 import { read } from "./probe.ts";
 import { readMomentHead } from "./snapshot-xml.ts";
 import { XmlError } from "./xml-reader.ts";
@@ -89,8 +88,7 @@ export async function* dumpTree(libvirt: LibvirtConnection, listing: Listing): A
   const seen = { snapshot: new Set<string>(), checkpoint: new Set<string>() };
   const entry = (kind: TreeEntry["kind"], name: string, xml: string): TreeEntry => {
     const parent = parentOf(kind, name, xml);
-    if (parent !== null && !seen[kind].has(parent))
-      throw incomplete(kind, name, `its parent "${parent}" is not there`);
+    if (parent !== null && !seen[kind].has(parent)) throw incomplete(kind, name, `its parent "${parent}" is not there`);
     seen[kind].add(name);
     return { kind, name, parent, current: kind === "snapshot" && name === listing.current, xml };
   };
