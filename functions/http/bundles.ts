@@ -2,10 +2,10 @@
 import * as z from "zod/mini";
 import { bundleRefSchema, sha256Schema } from "#protocol/blob";
 import { domainRefSchema, migrationIdSchema, nameSchema } from "#protocol/command";
-import { faultSchema } from "#protocol/fault";
 import { bundleBytesMax } from "#protocol/limits";
-import { type BundleTask, bundleTaskSchema } from "../core/bundle-task.ts";
+import type { BundleTask } from "../core/bundle-task.ts";
 import type { HostRecord } from "../ports.ts";
+import { bundleTaskResource, bundleTaskResourceSchema, uploadGrantSchema } from "./bundle-resource.ts";
 import { refuse } from "./check.ts";
 import type { AppDeps } from "./deps.ts";
 import { busyRefusal, hostNamed, hostRefusals, placeDomain } from "./fleet.ts";
@@ -14,41 +14,6 @@ import { fault } from "./problem.ts";
 import { type AppContext, type Asked, type Route, route } from "./route.ts";
 
 const tag = "bundles";
-
-export const bundleTaskResourceSchema = z.object({
-  id: z.string(),
-  kind: bundleTaskSchema.shape.kind,
-  status: bundleTaskSchema.shape.status,
-  domain: domainRefSchema,
-  host: z.string(),
-  bundle: z.nullable(bundleRefSchema),
-  error: z.nullable(faultSchema),
-  createdAt: z.string(),
-  endedAt: z.nullable(z.string()),
-});
-export type BundleTaskResource = z.infer<typeof bundleTaskResourceSchema>;
-
-export const uploadGrantSchema = z.object({
-  method: z.enum(["GET", "PUT"]),
-  url: z.string(),
-  /** To be sent as they are: they are signed. */
-  headers: z.record(z.string(), z.string()),
-  key: z.string(),
-  /** It is there already: nothing to upload. */
-  present: z.boolean(),
-});
-
-const resource = (task: BundleTask): BundleTaskResource => ({
-  id: task.id,
-  kind: task.kind,
-  status: task.status,
-  domain: task.domain,
-  host: task.host.name,
-  bundle: task.bundle,
-  error: task.failure,
-  createdAt: task.createdAt,
-  endedAt: task.endedAt,
-});
 
 export function bundleRoutes(deps: AppDeps): Route[] {
   const { ports, runner } = deps;
@@ -81,7 +46,7 @@ export function bundleRoutes(deps: AppDeps): Route[] {
 
   const accepted = (task: BundleTask) => ({
     status: 202 as const,
-    value: resource(task),
+    value: bundleTaskResource(task),
     headers: { location: `/v1/bundles/${task.id}` },
   });
 
@@ -131,7 +96,7 @@ export function bundleRoutes(deps: AppDeps): Route[] {
       reply: { status: 200, description: "The task", schema: bundleTaskResourceSchema },
       faults: ["request.notFound"],
       async handle({ param }) {
-        return { value: resource(await taskOf(param("id"))) };
+        return { value: bundleTaskResource(await taskOf(param("id"))) };
       },
     }),
     route({

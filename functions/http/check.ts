@@ -2,42 +2,13 @@
  * A preflight: asks both shims what stands in the way and changes nothing. Without a destination it asks every host, so
  * that the answer to "where could it go?" comes with causes.
  */
-import * as z from "zod/mini";
 import type { Blob } from "#protocol/blob";
-import { sideSchema } from "#protocol/command";
-import { Fault, type FaultBody, type Finding, faultCodes } from "#protocol/fault";
+import { Fault, type FaultBody, type Finding } from "#protocol/fault";
 import type { Query } from "#protocol/message";
 import type { HostRecord, Ports } from "../ports.ts";
+import type { Check, CheckFinding } from "./check-resource.ts";
 import { busyRefusal, hostRefusals, type Placed, pairRefusals } from "./fleet.ts";
 import { checkHostsAtOnce, checkWaitMs } from "./limits.ts";
-
-const checkFindingSchema = z.object({
-  code: z.enum(faultCodes),
-  side: sideSchema,
-  cause: z.string(),
-  action: z.string(),
-});
-type CheckFinding = z.infer<typeof checkFindingSchema>;
-
-const verdictShape = {
-  /** No blocker, and no risk that was not accepted. */
-  allowed: z.boolean(),
-  blockers: z.array(checkFindingSchema),
-  /** Not yet accepted. */
-  risks: z.array(checkFindingSchema),
-  notes: z.array(checkFindingSchema),
-};
-
-export const checkSchema = z.object({
-  ...verdictShape,
-  domain: z.object({ uuid: z.string(), name: z.string() }),
-  source: z.string(),
-  destination: z.nullable(z.string()),
-  /** Null when the source could not be asked. */
-  carries: z.nullable(z.object({ snapshots: z.int(), checkpoints: z.int() })),
-  destinations: z.array(z.object({ host: z.string(), ...verdictShape })),
-});
-export type Check = z.infer<typeof checkSchema>;
 
 type Side = CheckFinding["side"];
 interface Found {

@@ -29,14 +29,6 @@ export interface Requests {
   cancel(id: string, by: string): Promise<MigrationState>;
 }
 
-/** One counter of an adapter (store, bucket), for `/metrics`. */
-export interface Counter {
-  name: string;
-  help: string;
-  labels: Record<string, string>;
-  value: number;
-}
-
 export interface AppDeps {
   ports: Ports;
   runner: Requests;
@@ -44,8 +36,8 @@ export interface AppDeps {
   adminTokenSha256: string | null;
   /** The address under which clients reach us; absent: what the request itself was sent to. */
   publicUrl?: string | undefined;
-  /** Counters of the adapters in this isolate. */
-  counters?: (() => Iterable<Counter>) | undefined;
+  /** The adapters' own counters in this isolate as Prometheus text (`RequestCounter.text`), appended to `/metrics`. */
+  storeMetrics?: (() => string) | undefined;
   /** How long an event stream waits for the feed before it looks into the store and says it is alive. */
   eventsIdleMs?: number | undefined;
 }

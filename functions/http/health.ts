@@ -3,9 +3,17 @@
  * isolate can know: the requests and the adapters' counts since *it* began, labelled with the isolate, and the active
  * migrations, which are counted in the store at that moment.
  */
-import * as z from "zod/mini";
-import type { AppDeps, Counter } from "./deps.ts";
+import type { AppDeps } from "./deps.ts";
+import { healthSchema } from "./health-resource.ts";
 import { type Route, route } from "./route.ts";
+
+interface Sample {
+  name: string;
+  help: string;
+  type: "counter" | "gauge";
+  labels: Record<string, string>;
+  value: number;
+}
 
 /** Requests that this isolate has answered. */
 export class RequestCounts {
@@ -19,12 +27,13 @@ export class RequestCounts {
     else known.value += 1;
   }
 
-  *counters(): Iterable<Counter> {
+  *samples(isolate: string): Iterable<Sample> {
     for (const { labels, value } of this.#counts.values())
       yield {
         name: "vmferry_http_requests_total",
         help: "Requests that this isolate has answered since it began.",
-        labels,
+        type: "counter",
+        labels: { ...labels, isolate },
         value,
       };
   }
@@ -33,7 +42,7 @@ export class RequestCounts {
 const escaped = (text: string) => text.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
 
 /** Prometheus' text format 0.0.4: HELP and TYPE once for each name. */
-function prometheusText(samples: Iterable<Counter & { type: "counter" | "gauge" }>): string {
+function prometheusText(samples: Iterable<Sample>): string {
   const families = new Map<string, string[]>();
   for (const { name, help, type, labels, value } of samples) {
     const lines = families.get(name) ?? [`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`];
@@ -52,9 +61,9 @@ export function healthRoutes(deps: AppDeps, requests: RequestCounts, isolate: ()
       tag: "health",
       summary: "Whether this process serves",
       access: "open",
-      reply: { status: 200, description: "It does", schema: z.object({ status: z.literal("ok") }) },
+      reply: { status: 200, description: "It does", schema: healthSchema },
       async handle() {
-        return { value: { status: "ok" } };
+        return { value: { status: "ok", at: deps.ports.clock.now() } };
       },
     }),
     route({
@@ -67,8 +76,6 @@ export function healthRoutes(deps: AppDeps, requests: RequestCounts, isolate: ()
       faults: ["store.unreachable"],
       async handle() {
         const active = await deps.ports.migrations.activeMigrations();
-        const own = { isolate: isolate() };
-        const counters = [...requests.counters(), ...(deps.counters?.() ?? [])];
         const text = prometheusText([
           {
             name: "vmferry_active_migrations",
@@ -77,13 +84,11 @@ export function healthRoutes(deps: AppDeps, requests: RequestCounts, isolate: ()
             labels: {},
             value: active.length,
           },
-          ...counters.map((counter) => ({
-            ...counter,
-            type: "counter" as const,
-            labels: { ...counter.labels, ...own },
-          })),
+          ...requests.samples(isolate()),
         ]);
-        return new Response(text, { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } });
+        return new Response(`${text}${deps.storeMetrics?.() ?? ""}`, {
+          headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
+        });
       },
     }),
   ];

@@ -9,29 +9,9 @@ import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Asked, type Route, route } from "./route.ts";
 import { mintToken } from "./token.ts";
+import { mintedTokenSchema, tokenResource, tokenSchema } from "./token-resource.ts";
 
-const tokenSchema = z.object({
-  id: z.string(),
-  name: z.nullable(z.string()),
-  createdAt: z.string(),
-  expiresAt: z.string(),
-  /** Null: not limited. */
-  usesLeft: z.nullable(z.int()),
-});
-export const mintedTokenSchema = z.object({
-  ...tokenSchema.shape,
-  /** Shown once: null when an Idempotency-Key is repeated after the token was made. */
-  token: z.nullable(z.string()),
-});
 const ttl = (max: number, fallback: number) => z._default(z.int().check(z.minimum(1_000), z.maximum(max)), fallback);
-
-const resource = ({ id, name, createdAt, expiresAt, usesLeft }: TokenRecord) => ({
-  id,
-  name,
-  createdAt,
-  expiresAt,
-  usesLeft,
-});
 
 export function tokenRoutes(deps: AppDeps): Route[] {
   const { ports } = deps;
@@ -43,11 +23,11 @@ export function tokenRoutes(deps: AppDeps): Route[] {
   ) {
     const id = await resourceId(deps, asked, ports.ids.ulid());
     const known = await ports.tokens.byId(id);
-    if (known !== null) return { status: 201 as const, value: { ...resource(known), token: null } };
+    if (known !== null) return { status: 201 as const, value: { ...tokenResource(known), token: null } };
     const { text, record } = await mintToken(ports.ids, { ...want, id, at: ports.clock.now() });
     await ports.tokens.create(record);
     ports.log.write("info", "token made", { kind: want.kind, token: id, by: asked.principal.name });
-    return { status: 201 as const, value: { ...resource(record), token: text } };
+    return { status: 201 as const, value: { ...tokenResource(record), token: text } };
   }
 
   function kindRoutes(kind: TokenRecord["kind"], path: string, tag: string): Route[] {
@@ -64,7 +44,7 @@ export function tokenRoutes(deps: AppDeps): Route[] {
           const tokens = (await ports.tokens.list(kind)).sort((one, other) => (one.id > other.id ? -1 : 1));
           const before = query.cursor;
           const rest = before === undefined ? tokens : tokens.filter(({ id }) => id < before);
-          const items = rest.slice(0, query.limit).map(resource);
+          const items = rest.slice(0, query.limit).map(tokenResource);
           return { value: { items, cursor: rest.length > items.length ? (items.at(-1)?.id ?? null) : null } };
         },
       }),
@@ -77,7 +57,7 @@ export function tokenRoutes(deps: AppDeps): Route[] {
         reply: { status: 200, description: "The token", schema: tokenSchema },
         faults: ["request.notFound"],
         async handle({ param }) {
-          return { value: resource(await tokenOf(param("id"))) };
+          return { value: tokenResource(await tokenOf(param("id"))) };
         },
       }),
       route({

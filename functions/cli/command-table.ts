@@ -1,0 +1,208 @@
+/** Every command: words, arguments, options. Only data and lazy imports, so that printing the usage loads nothing else. */
+import type { CommandSpec, OptionSpec } from "./command.ts";
+
+const json: OptionSpec = { summary: "print JSON" };
+const accept: OptionSpec = { value: "CODE,...", summary: "accept these risks, each by its code", multiple: true };
+const from: OptionSpec = { value: "HOST", summary: "where the domain is, when its name is not unique" };
+
+export const commands: readonly CommandSpec[] = [
+  {
+    words: ["up"],
+    positionals: [],
+    options: {
+      listen: { value: "ADDR:PORT", summary: "default 127.0.0.1:8787" },
+      data: { value: "DIR", summary: "where everything is kept" },
+    },
+    summary: "control plane on this machine, with embedded stores kept on disk",
+    load: async () => (await import("./local-commands.ts")).up,
+  },
+  {
+    words: ["shim"],
+    positionals: [],
+    options: {
+      url: { value: "URL", summary: "the control plane" },
+      join: { value: "TOKEN", summary: "join token, only the first time" },
+      name: { value: "NAME", summary: "this host's name; default its hostname" },
+      state: { value: "DIR", summary: "where key and journal are kept" },
+      libvirt: { value: "SOCKET|URI", summary: "libvirt's socket or URI" },
+      "migration-address": { value: "ADDR", summary: "address on which this host receives domains" },
+      "peer-listen": { value: "ADDR:PORT", summary: "where other shims reach this one" },
+      "allow-path": { value: "DIR", summary: "disks may lie below it; repeatable", multiple: true },
+    },
+    summary: "the host shim",
+    load: async () => (await import("./local-commands.ts")).shim,
+  },
+  {
+    words: ["join-token", "create"],
+    positionals: [],
+    options: {
+      uses: { value: "N", summary: "how many hosts may use it; default 1" },
+      ttl: { value: "24h", summary: "how long it lives: 30m, 24h, 7d" },
+      json,
+    },
+    summary: "make a token that enrols a host; it is printed once",
+    load: async () => (await import("./token-commands.ts")).createJoinToken,
+  },
+  {
+    words: ["doctor"],
+    positionals: [],
+    options: {
+      libvirt: { value: "SOCKET|URI", summary: "libvirt's socket or URI" },
+      "migration-address": { value: "ADDR", summary: "as given to the shim" },
+      dir: { value: "DIR", summary: "where disks lie; repeatable", multiple: true },
+      json,
+    },
+    summary: "is this host fit; exit 0 yes, 1 no",
+    load: async () => (await import("./doctor-command.ts")).doctor,
+  },
+  {
+    words: ["hosts"],
+    positionals: [],
+    options: { json },
+    summary: "the hosts and how they are",
+    load: async () => (await import("./host-commands.ts")).listHosts,
+  },
+  {
+    words: ["host", "show"],
+    positionals: ["HOST"],
+    options: { json },
+    summary: "one host with its domains",
+    load: async () => (await import("./host-commands.ts")).showHost,
+  },
+  {
+    words: ["host", "cordon"],
+    positionals: ["HOST"],
+    options: {},
+    summary: "take no new domains there",
+    load: async () => (await import("./host-commands.ts")).cordonHost,
+  },
+  {
+    words: ["host", "uncordon"],
+    positionals: ["HOST"],
+    options: {},
+    summary: "take domains there again",
+    load: async () => (await import("./host-commands.ts")).uncordonHost,
+  },
+  {
+    words: ["host", "remove"],
+    positionals: ["HOST"],
+    options: {},
+    summary: "forget a host; its domains are not touched",
+    load: async () => (await import("./host-commands.ts")).removeHost,
+  },
+  {
+    words: ["domains"],
+    positionals: [],
+    options: { host: { value: "HOST", summary: "only there" }, json },
+    summary: "the domains and where they are",
+    load: async () => (await import("./domain-commands.ts")).listDomains,
+  },
+  {
+    words: ["domain", "show"],
+    positionals: ["DOMAIN"],
+    options: { host: { value: "HOST", summary: "where it is, when its name is not unique" }, json },
+    summary: "one domain with its snapshot tree",
+    load: async () => (await import("./domain-commands.ts")).showDomain,
+  },
+  {
+    words: ["check"],
+    positionals: ["DOMAIN"],
+    options: {
+      to: { value: "HOST", summary: "the destination; without it every host is asked" },
+      from,
+      accept,
+      json,
+    },
+    summary: "preflight, changes nothing; exit 0 allowed, 2 only risks, 3 blocked",
+    load: async () => (await import("./check-command.ts")).check,
+  },
+  {
+    words: ["migrate"],
+    positionals: ["DOMAIN"],
+    options: {
+      to: { value: "HOST", summary: "the destination" },
+      from,
+      accept,
+      bandwidth: { value: "MiB/s", summary: "at most this fast" },
+      "auto-converge": { summary: "let QEMU slow the guest until memory converges" },
+      detach: { summary: "print the id and do not wait" },
+      json,
+    },
+    summary:
+      "move a domain; exit 0 completed, 1 rolled back, 2 risks not accepted, 3 blocked, 4 stranded, 5 lost sight",
+    load: async () => (await import("./migrate-command.ts")).migrate,
+  },
+  {
+    words: ["migrations"],
+    positionals: [],
+    options: { active: { summary: "only those that have not ended" }, json },
+    summary: "migrations, newest first",
+    load: async () => (await import("./migration-commands.ts")).listMigrations,
+  },
+  {
+    words: ["migration", "show"],
+    positionals: ["ID"],
+    options: { json },
+    summary: "the whole story of one migration",
+    load: async () => (await import("./migration-commands.ts")).showMigration,
+  },
+  {
+    words: ["migration", "watch"],
+    positionals: ["ID"],
+    options: { json },
+    summary: "follow it to its end; exit codes as of migrate",
+    load: async () => (await import("./migration-commands.ts")).watchMigration,
+  },
+  {
+    words: ["migration", "cancel"],
+    positionals: ["ID"],
+    options: { json },
+    summary: "turn back: the domain stays on its source",
+    load: async () => (await import("./migration-commands.ts")).cancelMigration,
+  },
+  {
+    words: ["bundle", "export"],
+    positionals: ["DOMAIN"],
+    options: {
+      host: { value: "HOST", summary: "where it is, when its name is not unique" },
+      output: { value: "FILE", short: "o", summary: "where to write it; must not exist" },
+      json,
+    },
+    summary: "write a domain's snapshot metadata into a file",
+    load: async () => (await import("./bundle-commands.ts")).exportBundle,
+  },
+  {
+    words: ["bundle", "show"],
+    positionals: ["FILE"],
+    options: { json },
+    summary: "what is in a bundle; its digest is checked",
+    load: async () => (await import("./bundle-commands.ts")).showBundle,
+  },
+  {
+    words: ["bundle", "restore"],
+    positionals: ["FILE"],
+    options: { host: { value: "HOST", summary: "where to redefine the snapshots" }, json },
+    summary: "redefine a domain's snapshots from a bundle",
+    load: async () => (await import("./bundle-commands.ts")).restoreBundle,
+  },
+  {
+    words: ["lab", "up"],
+    positionals: [],
+    options: {
+      hosts: { value: "N", summary: "how many; default 2" },
+      guest: { summary: "boot a counting guest on the first" },
+      dir: { value: "DIR", summary: "where the lab is kept" },
+      install: { summary: "install missing Debian packages first" },
+      json,
+    },
+    summary: "libvirt hosts on this machine, for trying",
+    load: async () => (await import("./local-commands.ts")).labUp,
+  },
+  {
+    words: ["lab", "down"],
+    positionals: [],
+    options: { dir: { value: "DIR", summary: "where the lab is kept" }, json },
+    summary: "end the lab and remove it",
+    load: async () => (await import("./local-commands.ts")).labDown,
+  },
+];
