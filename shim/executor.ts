@@ -1,0 +1,349 @@
+/**
+ * Executes commands: one by one for each migration, different migrations beside each other, everything through the
+ * journal. It owns order, repetition and fencing; the steps own libvirt.
+ *
+ * - I5: a command of a lower epoch than one acted on is refused (`epoch.stale`), and so is any of a forgotten migration.
+ * - I6: the intent is on disk before a step begins and the report before it is sent. A repeated id is answered from the
+ *   journal or, while it runs, not at all; the same id with another body is refused (`command.conflict`).
+ * - A step that was cut off by a crash runs again with `resumed`, and must look before it acts.
+ * - A report is kept and repeated until it is acknowledged. After the acknowledged report that ends this host's part, the
+ *   migration's connection is closed, its bundle removed and its journal forgotten (I4).
+ */
+import type { LibvirtConnection } from "#libvirt/client";
+import type { Command, CommandKind, Report } from "#protocol/command";
+import { Fault } from "#protocol/fault";
+import type { Progress, UpMessage } from "#protocol/message";
+import { canonical } from "./canonical.ts";
+import type { Clock } from "./clock.ts";
+import { conflictFault, refusal, runStep, sendable, staleFault } from "./execution.ts";
+import { InspectionDesk } from "./inspection-desk.ts";
+import type { Log } from "./log.ts";
+import type { MigrationConnections } from "./migration-connections.ts";
+import { connectedMilestone, endsMigration, MigrationRecord } from "./migration-record.ts";
+import type { Journal, JournalEntry, Payloads, Steps } from "./ports.ts";
+import { Slots } from "./slots.ts";
+
+/** Exports, stagings and inspections at once: each may hold some MiB of XML, and libvirtd has 20 workers for everybody.
+ *  The steps around the blackout are never kept waiting by them. */
+const heavyAtOnceMax = 4;
+const heavyKinds: ReadonlySet<CommandKind> = new Set(["export", "stage", "restoreBundle"]);
+
+/** Pause between attempts to write a report to a disk that refuses it; nothing is sent that is not on disk. */
+const journalRetryMs = 1_000;
+
+/** Least time between two progress messages of one command: a progress bar needs no more. */
+const progressEveryMs = 1_000;
+
+export interface ExecutorParts {
+  journal: Journal;
+  steps: Steps;
+  connections: MigrationConnections;
+  inventory(): Promise<LibvirtConnection>;
+  payloadsFor(command: Pick<Command, "id" | "migrationId">): Payloads;
+  bundles: { path(migrationId: string): string; remove(migrationId: string): Promise<void> };
+  migrationAddress: string | null;
+  allowPaths: readonly string[];
+  /** False when no session took it. */
+  send(message: UpMessage): boolean;
+  clock: Clock;
+  log: Log;
+}
+
+/** One migration on this host. */
+interface Lane {
+  record: MigrationRecord;
+  /** Commands taken, by id, whether they have begun or not. */
+  taken: Map<string, Command>;
+  /** The highest epoch taken. */
+  epoch: number;
+  /** Ends when everything taken so far has ended. */
+  tail: Promise<void>;
+  running: Map<string, Command>;
+  /** Set when the migration is being forgotten. */
+  closed: boolean;
+}
+
+export class Executor {
+  readonly #parts: ExecutorParts;
+  readonly #lanes = new Map<string, Lane>();
+  /** Migrations whose journal cannot be read: nothing is done for them until a person has looked. */
+  readonly #damaged = new Map<string, Fault>();
+  readonly #heavy = new Slots(heavyAtOnceMax);
+  readonly #inspections: InspectionDesk;
+  /** Lost incoming domains that no session has been told of. */
+  readonly #lost = new Map<string, Extract<UpMessage, { type: "lost" }>>();
+  #draining = false;
+
+  constructor(parts: ExecutorParts) {
+    this.#parts = parts;
+    this.#inspections = new InspectionDesk(parts, this.#heavy);
+  }
+
+  /** Takes up what an earlier process left: unfinished steps run again, ended migrations are forgotten. */
+  async start(): Promise<void> {
+    const { journal, log } = this.#parts;
+    for (const id of await journal.list()) {
+      let entries: JournalEntry[];
+      try {
+        entries = await journal.read(id);
+      } catch (error) {
+        if (!(error instanceof Fault)) throw error;
+        this.#damaged.set(id, error);
+        log.write("error", error.cause_, { migration: id, code: error.code, action: error.action });
+        continue;
+      }
+      const record = new MigrationRecord(id, entries);
+      const lane = this.#lane(id, record);
+      if (record.holdsIncoming) this.#noteLost(lane, "the shim was started again, which closed its libvirt connection");
+      for (const command of record.unreported()) {
+        lane.taken.set(command.id, command);
+        log.write("info", "taking up a command that was cut off", { command: command.id });
+        this.#enqueue(lane, command, true);
+      }
+      if (record.hasEnded) this.#forgetSoon(lane);
+    }
+  }
+
+  /** Takes a command; what becomes of it is reported, now or when it ends. */
+  command(command: Command): void {
+    const lane = this.#lanes.get(command.migrationId);
+    const refused = this.#refusalOf(command, lane);
+    if (refused !== null) {
+      this.#answer(refused);
+    } else if (this.#known(command, lane) !== undefined) {
+      // Repeated: answered from memory, or by its end when it still runs.
+      const report = lane?.record.report(command.id) ?? this.#inspections.report(command.id);
+      if (report !== undefined) this.#answer(report);
+    } else if (command.kind === "inspectSource" || command.kind === "inspectDestination") {
+      this.#inspections.take(command);
+    } else if (lane !== undefined || !this.#draining) {
+      const joined = lane ?? this.#lane(command.migrationId, new MigrationRecord(command.migrationId));
+      joined.epoch = Math.max(joined.epoch, command.epoch);
+      joined.taken.set(command.id, command);
+      this.#enqueue(joined, command, false);
+    }
+    // A draining shim leaves new migrations to the next one: the functions send the command again.
+  }
+
+  #known(command: Command, lane: Lane | undefined): Command | undefined {
+    return lane?.taken.get(command.id) ?? lane?.record.intent(command.id) ?? this.#inspections.known(command.id);
+  }
+
+  /** Why a command is not even looked up or begun; null when it may be. */
+  #refusalOf(command: Command, lane: Lane | undefined): Report | null {
+    const damage = this.#damaged.get(command.migrationId);
+    if (damage !== undefined) return refusal(command, damage.toBody());
+    if (lane?.closed === true || this.#parts.journal.forgottenEpoch(command.migrationId) !== null)
+      return refusal(command, staleFault(command, null));
+    const known = this.#known(command, lane);
+    if (known !== undefined)
+      return canonical(known) === canonical(command) ? null : refusal(command, conflictFault(command));
+    return lane !== undefined && command.epoch < lane.epoch ? refusal(command, staleFault(command, lane.epoch)) : null;
+  }
+
+  /** The functions have stored the report of that command. */
+  async acknowledged(commandId: string): Promise<void> {
+    this.#inspections.acknowledged(commandId);
+    const lane = this.#lanes.get(commandId.split(":")[0] ?? "");
+    if (lane === undefined || lane.closed) return;
+    const { record } = lane;
+    const report = record.report(commandId);
+    if (report === undefined || record.isAcknowledged(commandId)) return;
+    await this.#append(lane, { type: "acknowledged", at: this.#parts.clock.now(), commandId });
+    const command = record.intent(commandId);
+    if (command !== undefined && endsMigration(command, report)) this.#forgetSoon(lane);
+  }
+
+  /** Sends again everything that waits for its acknowledgement; called at each hello and every few seconds. */
+  resend(): void {
+    for (const message of [...this.#lost.values()])
+      if (this.#parts.send(message)) this.#lost.delete(message.migrationId);
+    for (const { record } of this.#lanes.values()) for (const report of record.unacknowledged()) this.#answer(report);
+    for (const report of this.#inspections.unacknowledged()) this.#answer(report);
+  }
+
+  /** To be called when a migration's libvirt connection ended by itself. */
+  connectionLost(migrationId: string, cause: string): void {
+    const lane = this.#lanes.get(migrationId);
+    if (lane?.record.holdsIncoming === true) this.#noteLost(lane, cause);
+  }
+
+  /** From now on no new migration is begun; those under way are carried on. */
+  drain(): void {
+    this.#draining = true;
+  }
+
+  /** Migrations between Begin or Prepare and their end on this host, and those whose step runs now. */
+  underWay(): string[] {
+    return [...this.#lanes.values()]
+      .filter((lane) => !lane.closed && (lane.running.size > 0 || lane.record.isInHandshake))
+      .map((lane) => lane.record.migrationId);
+  }
+
+  /** Waits until nothing runs and nothing is queued. For tests and for a clean end. */
+  async idle(): Promise<void> {
+    for (;;) {
+      const lanes = [...this.#lanes.values()];
+      await Promise.all([...lanes.map((lane) => lane.tail), this.#inspections.idle()]);
+      if (lanes.every((lane) => lane.running.size === 0 || lane.closed)) return;
+    }
+  }
+
+  #lane(id: string, record: MigrationRecord): Lane {
+    const lane: Lane = {
+      record,
+      taken: new Map(),
+      epoch: record.epoch,
+      tail: Promise.resolve(),
+      running: new Map(),
+      closed: false,
+    };
+    this.#lanes.set(id, lane);
+    return lane;
+  }
+
+  /** An abort must overtake the Perform that it aborts; everything else waits its turn. */
+  #enqueue(lane: Lane, command: Command, resumed: boolean): void {
+    const run = () => this.#execute(lane, command, resumed);
+    const beside = command.kind === "abort";
+    const ended = beside ? run() : lane.tail.then(run);
+    lane.tail = beside ? Promise.all([lane.tail, ended]).then(() => {}) : ended;
+  }
+
+  /** Never rejects. */
+  async #execute(lane: Lane, command: Command, resumed: boolean): Promise<void> {
+    const { clock, log } = this.#parts;
+    if (!resumed && (lane.closed || command.epoch < lane.epoch)) {
+      lane.taken.delete(command.id);
+      this.#answer(refusal(command, staleFault(command, lane.closed ? null : lane.epoch)));
+      return;
+    }
+    lane.running.set(command.id, command);
+    const release = heavyKinds.has(command.kind) ? await this.#heavy.take() : undefined;
+    try {
+      const history = lane.record.history();
+      if (!resumed) await this.#append(lane, { type: "intent", at: clock.now(), command });
+      const result = await runStep(
+        this.#parts.steps,
+        command,
+        {
+          ...this.#common(command),
+          resumed,
+          history,
+          milestone: (name, data) =>
+            this.#append(lane, { type: "milestone", at: clock.now(), commandId: command.id, name, data }),
+          connection: () =>
+            this.#parts.connections.use({
+              record: lane.record,
+              commandId: command.id,
+              resumed,
+              connected: (generation) =>
+                this.#append(lane, {
+                  type: "milestone",
+                  at: clock.now(),
+                  commandId: command.id,
+                  name: connectedMilestone,
+                  data: { generation },
+                }),
+            }),
+        },
+        log,
+      );
+      const begunAt = Date.parse(lane.record.begunAt(command.id) ?? clock.now());
+      const ms = Math.max(0, Date.parse(clock.now()) - begunAt);
+      const { id, migrationId, epoch } = command;
+      const report = sendable({ commandId: id, migrationId, epoch, ms, result });
+      await this.#appendReport(lane, report);
+      this.#answer(report);
+    } catch (error) {
+      // Only the intent can fail here: nothing was begun, so the command may come again and begin then.
+      lane.taken.delete(command.id);
+      log.write("error", "a command was not begun: its intent cannot be journalled", {
+        command: command.id,
+        error: error instanceof Error ? error.message : String(error),
+      });
+    } finally {
+      release?.();
+      lane.running.delete(command.id);
+    }
+  }
+
+  #common(command: Command) {
+    const { inventory, payloadsFor, bundles, migrationAddress, allowPaths, clock, send } = this.#parts;
+    let sentAtMs = Number.NEGATIVE_INFINITY;
+    return {
+      inventory,
+      payloads: payloadsFor(command),
+      bundlePath: bundles.path(command.migrationId),
+      migrationAddress,
+      allowPaths,
+      clock,
+      progress: (progress: Progress) => {
+        const nowMs = clock.monotonicMs();
+        if (nowMs - sentAtMs < progressEveryMs) return;
+        sentAtMs = nowMs;
+        send({ type: "progress", migrationId: command.migrationId, commandId: command.id, progress });
+      },
+    };
+  }
+
+  async #append(lane: Lane, entry: JournalEntry): Promise<void> {
+    await this.#parts.journal.append(lane.record.migrationId, entry);
+    lane.record.add(entry);
+  }
+
+  /** The step has ended: its report must reach the disk, however long the disk refuses it. */
+  async #appendReport(lane: Lane, report: Report): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#append(lane, { type: "report", at: this.#parts.clock.now(), report });
+      } catch (error) {
+        this.#parts.log.write("error", "a report cannot be journalled yet", {
+          command: report.commandId,
+          error: error instanceof Error ? error.message : String(error),
+        });
+        await this.#parts.clock.sleep(journalRetryMs);
+      }
+    }
+  }
+
+  #forgetSoon(lane: Lane): void {
+    lane.tail = lane.tail.then(() => this.#forget(lane));
+  }
+
+  /** In this order: a crash in between leaves the journal, and the next start does the rest. */
+  async #forget(lane: Lane): Promise<void> {
+    const { connections, bundles, journal, log } = this.#parts;
+    const { migrationId } = lane.record;
+    if (lane.closed || !lane.record.hasEnded) return;
+    lane.closed = true;
+    try {
+      await connections.close(migrationId);
+      await bundles.remove(migrationId);
+      await journal.forget(migrationId, lane.epoch);
+      this.#lanes.delete(migrationId);
+      this.#lost.delete(migrationId);
+      log.write("info", "migration ended on this host", { migration: migrationId });
+    } catch (error) {
+      // The lane stays closed, so nothing is executed; the next start forgets it.
+      log.write("warn", "an ended migration could not be forgotten yet", {
+        migration: migrationId,
+        error: error instanceof Error ? error.message : String(error),
+      });
+    }
+  }
+
+  #noteLost(lane: Lane, cause: string): void {
+    const { migrationId } = lane.record;
+    const message = { type: "lost", migrationId, epoch: lane.epoch, cause: cause.slice(0, 2_000) } as const;
+    this.#parts.log.write("warn", "a migration's libvirt connection was lost with its incoming domain", {
+      migration: migrationId,
+      cause,
+    });
+    if (!this.#parts.send(message)) this.#lost.set(migrationId, message);
+  }
+
+  #answer(report: Report): void {
+    this.#parts.send({ type: "report", report });
+  }
+}

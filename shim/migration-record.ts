@@ -1,0 +1,137 @@
+/**
+ * What a migration's journal says, as questions with one answer each. Pure: entries in, facts out; the executor writes the
+ * journal and keeps this beside it.
+ */
+import * as z from "zod/mini";
+import { type Command, type CommandKind, finalCommands, type Report } from "#protocol/command";
+import type { JournalEntry } from "./ports.ts";
+
+/** Milestone by which a command states that it holds a libvirt connection, and which one. */
+export const connectedMilestone = "connected";
+const connectedSchema = z.object({ generation: z.int() });
+
+/** Commands whose effect libvirt ties to the connection they came on: it undoes them when that connection closes. */
+const bindingKinds: ReadonlySet<CommandKind> = new Set(["begin", "prepare", "perform"]);
+
+export class MigrationRecord {
+  readonly migrationId: string;
+  readonly #entries: JournalEntry[];
+  readonly #intents = new Map<string, Command>();
+  readonly #reports = new Map<string, Report>();
+  readonly #acknowledged = new Set<string>();
+
+  constructor(migrationId: string, entries: readonly JournalEntry[] = []) {
+    this.migrationId = migrationId;
+    this.#entries = [];
+    for (const entry of entries) this.add(entry);
+  }
+
+  add(entry: JournalEntry): void {
+    this.#entries.push(entry);
+    if (entry.type === "intent") this.#intents.set(entry.command.id, entry.command);
+    if (entry.type === "report") this.#reports.set(entry.report.commandId, entry.report);
+    if (entry.type === "acknowledged") this.#acknowledged.add(entry.commandId);
+  }
+
+  /** The entries so far; later ones do not appear in it. */
+  history(): readonly JournalEntry[] {
+    return [...this.#entries];
+  }
+
+  /** The highest epoch that was acted on; 0 before the first (I5). */
+  get epoch(): number {
+    return Math.max(0, ...[...this.#intents.values()].map((command) => command.epoch));
+  }
+
+  intent(commandId: string): Command | undefined {
+    return this.#intents.get(commandId);
+  }
+
+  /** When the command was first begun. */
+  begunAt(commandId: string): string | undefined {
+    return this.#entries.find((entry) => entry.type === "intent" && entry.command.id === commandId)?.at;
+  }
+
+  report(commandId: string): Report | undefined {
+    return this.#reports.get(commandId);
+  }
+
+  isAcknowledged(commandId: string): boolean {
+    return this.#acknowledged.has(commandId);
+  }
+
+  /** Commands whose end is not known, in the order they were begun. */
+  unreported(): Command[] {
+    return [...this.#intents.values()].filter((command) => !this.#reports.has(command.id));
+  }
+
+  unacknowledged(): Report[] {
+    return [...this.#reports.values()].filter((report) => !this.#acknowledged.has(report.commandId));
+  }
+
+  /** True once the functions have stored the report that ends this host's part; nothing will be asked of it again. */
+  get hasEnded(): boolean {
+    for (const id of this.#acknowledged) {
+      const command = this.#intents.get(id);
+      const report = this.#reports.get(id);
+      if (command !== undefined && report !== undefined && endsMigration(command, report)) return true;
+    }
+    return false;
+  }
+
+  /** True from Begin or Prepare on, until the part has ended: libvirt may hold something for this migration. */
+  get isInHandshake(): boolean {
+    return [...this.#intents.values()].some((command) => bindingKinds.has(command.kind)) && !this.hasEnded;
+  }
+
+  /** True while this host holds an incoming domain: prepared, and Finish not begun. It dies with the connection. */
+  get holdsIncoming(): boolean {
+    let holds = false;
+    for (const entry of this.#entries) {
+      if (entry.type === "intent" && (entry.command.kind === "finish" || entry.command.kind === "unstage"))
+        holds = false;
+      if (entry.type === "report" && entry.report.result.ok && entry.report.result.body.kind === "prepare")
+        holds = true;
+    }
+    return holds;
+  }
+
+  /** The number of the newest connection that this migration had; 0 before the first. */
+  get generation(): number {
+    return Math.max(0, ...this.#entries.map((entry) => generationOf(entry) ?? 0));
+  }
+
+  /**
+   * The connection to which libvirt has bound what this migration did last (Begin, Prepare, Perform); null when nothing
+   * was bound. A command that runs now has bound nothing yet, unless it is resumed.
+   */
+  boundGeneration(running: { commandId: string; resumed: boolean }): number | null {
+    const binding = [...this.#intents.values()].filter(
+      (command) => bindingKinds.has(command.kind) && (command.id !== running.commandId || running.resumed),
+    );
+    for (const { id } of binding.reverse()) {
+      const first = this.#entries.find((entry) => generationOf(entry) !== null && commandIdOf(entry) === id);
+      if (first !== undefined) return generationOf(first);
+    }
+    return null;
+  }
+}
+
+/** The report after which this host forgets the migration. A failed one ends only a task of one command (`b_`): the
+ *  functions issue the others again. The source of a moved domain ends with its Confirm. */
+export function endsMigration(command: Command, report: Report): boolean {
+  if (command.migrationId.startsWith("b_")) return true;
+  if (!report.result.ok) return false;
+  if (command.kind === "confirm") return command.receipt.outcome === "started";
+  return finalCommands.has(command.kind);
+}
+
+function generationOf(entry: JournalEntry): number | null {
+  if (entry.type !== "milestone" || entry.name !== connectedMilestone) return null;
+  const result = connectedSchema.safeParse(entry.data);
+  return result.success ? result.data.generation : null;
+}
+
+function commandIdOf(entry: JournalEntry): string | null {
+  return entry.type === "milestone" ? entry.commandId : null;
+}
