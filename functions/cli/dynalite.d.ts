@@ -11,5 +11,5 @@ declare module "dynalite" {
     maxItemSizeKb?: number;
   }
   function dynalite(options?: DynaliteOptions): Server;
-  export default dynalite;
+  export = dynalite;
 }

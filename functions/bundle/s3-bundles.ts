@@ -1,0 +1,188 @@
+/**
+ * Bundles and large cookies in a bucket over the S3 API: the real one, or the local face behind our own port. Objects are
+ * named by their own SHA-256 and written with If-None-Match, so they are immutable and a repeated upload is no upload.
+ * What a shim may send is fixed by the signature: key, length and checksum; a leaked URL is worthless after five minutes.
+ */
+import {
+  DeleteObjectCommand,
+  GetObjectCommand,
+  HeadObjectCommand,
+  PutObjectCommand,
+  S3Client,
+  S3ServiceException,
+} from "@aws-sdk/client-s3";
+import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
+import { Fault } from "#protocol/fault";
+import { bundleBytesMax, cookieBytesMax, grantMsMax } from "#protocol/limits";
+import type { BundleStore, Grant } from "../ports.ts";
+import type { RequestCounter } from "../store/request-counter.ts";
+import { handlerOver } from "./face-handler.ts";
+
+const attemptsMax = 3;
+/** HEAD and DELETE answer in tens of ms; after this the bucket is taken for unreachable. */
+const requestMsMax = 5_000;
+const connectMsMax = 2_000;
+/** Addresses under which shims reach us; more than this many is a forged Host header at play. */
+const addressesMax = 64;
+
+export interface S3Options {
+  bucket: string;
+  region: string;
+  credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } | undefined;
+  /** Where the bucket is: AWS itself, another S3 server, or the face behind our own port (`s3-face.ts`). */
+  at:
+    | { kind: "aws" }
+    | { kind: "endpoint"; url: string }
+    | { kind: "face"; fetch: (request: Request) => Promise<Response> };
+  counter?: RequestCounter | undefined;
+}
+
+/** The path under which the face answers, below the address that a client used. */
+export const facePath = "/s3";
+
+const digestOf = (key: string) => /^(?:bundles|cookies)\/([0-9a-f]{64})$/.exec(key)?.[1];
+const base64Of = (hex: string) =>
+  btoa(String.fromCharCode(...(hex.match(/../g) ?? []).map((byte) => parseInt(byte, 16))));
+
+const unreachable = (what: string, error: unknown) =>
+  new Fault(
+    {
+      code: "bundle.unreachable",
+      cause: `The bucket could not be reached for ${what}: ${error instanceof Error ? error.message || error.name : String(error)}.`,
+      action: "It is tried again by itself; check the network to the bucket and its permissions if this stays.",
+      retry: "safe",
+    },
+    { cause: error },
+  );
+
+export class S3Bundles implements BundleStore {
+  readonly #options: S3Options;
+  readonly #own: S3Client;
+  /** One client per address that shims use: what is signed contains the host they will send. */
+  readonly #signers = new Map<string, S3Client>();
+
+  constructor(options: S3Options) {
+    this.#options = options;
+    const { at } = options;
+    // Our own requests to the face stay in the process: its public address need not lead back to us from here.
+    this.#own = at.kind === "face" ? this.#client(`http://face.internal${facePath}`) : this.#client(endpointOf(at));
+  }
+
+  #client(endpoint: string | undefined): S3Client {
+    const { region, credentials, at, counter } = this.#options;
+    const client = new S3Client({
+      region,
+      maxAttempts: attemptsMax,
+      // Default checksums break uploads in workerd and put an empty CRC into presigned URLs; ours is SHA-256, given by hand.
+      requestChecksumCalculation: "WHEN_REQUIRED",
+      responseChecksumValidation: "WHEN_REQUIRED",
+      ...(endpoint === undefined ? {} : { endpoint, forcePathStyle: true }),
+      ...(credentials === undefined ? {} : { credentials }),
+      ...(at.kind === "face"
+        ? { requestHandler: handlerOver(at.fetch) }
+        : { requestHandler: { requestTimeout: requestMsMax, connectionTimeout: connectMsMax } }),
+    });
+    if (counter !== undefined && at.kind !== "face")
+      client.middlewareStack.add(
+        (next, context) => async (args) => {
+          counter.add("s3", (context.commandName ?? "Unknown").replace(/Command$/, ""), {
+            sentBytes: 0,
+            receivedBytes: 0,
+          });
+          return next(args);
+        },
+        { step: "deserialize", priority: "low", name: "vmferryCount" },
+      );
+    return client;
+  }
+
+  #signer(publicUrl: string): S3Client {
+    if (this.#options.at.kind !== "face") return this.#own;
+    const known = this.#signers.get(publicUrl);
+    if (known !== undefined) return known;
+    if (this.#signers.size >= addressesMax) this.#signers.clear();
+    const signer = this.#client(`${publicUrl.replace(/\/+$/, "")}${facePath}`);
+    this.#signers.set(publicUrl, signer);
+    return signer;
+  }
+
+  async grantPut(want: {
+    purpose: "bundle" | "cookie";
+    sha256: string;
+    bytes: number;
+    publicUrl: string;
+  }): Promise<Grant> {
+    const bytesMax = want.purpose === "bundle" ? bundleBytesMax : cookieBytesMax;
+    if (want.bytes > bytesMax)
+      throw new Fault({
+        code: want.purpose === "bundle" ? "bundle.tooLarge" : "cookie.tooLarge",
+        cause: `A ${want.purpose} of ${want.bytes} bytes is over the limit of ${bytesMax}.`,
+        action: "Remove snapshots that are not needed any more.",
+        retry: "never",
+      });
+    const key = `${want.purpose}s/${want.sha256}`;
+    const standing = await this.head(key);
+    // One of another length cannot have this digest: it was altered in the bucket, and the reader must find out by itself.
+    const present = standing !== null;
+    const checksum = base64Of(want.sha256);
+    const command = new PutObjectCommand({
+      Bucket: this.#options.bucket,
+      Key: key,
+      ContentLength: want.bytes,
+      ChecksumSHA256: checksum,
+      IfNoneMatch: "*",
+    });
+    const url = await getSignedUrl(this.#signer(want.publicUrl), command, {
+      expiresIn: grantMsMax / 1000,
+      // Kept as headers, and signed: otherwise they become parameters that a server may ignore.
+      unhoistableHeaders: new Set(["x-amz-checksum-sha256", "if-none-match"]),
+      signableHeaders: new Set(["host", "content-length", "if-none-match", "x-amz-checksum-sha256"]),
+    });
+    const headers = {
+      "content-length": String(want.bytes),
+      "if-none-match": "*",
+      "x-amz-checksum-sha256": checksum,
+    };
+    return { method: "PUT", url, headers, key, present };
+  }
+
+  async grantGet(want: { key: string; publicUrl: string }): Promise<Grant> {
+    this.#check(want.key);
+    const command = new GetObjectCommand({ Bucket: this.#options.bucket, Key: want.key });
+    const url = await getSignedUrl(this.#signer(want.publicUrl), command, { expiresIn: grantMsMax / 1000 });
+    return { method: "GET", url, headers: {}, key: want.key, present: true };
+  }
+
+  async head(key: string): Promise<{ bytes: number } | null> {
+    this.#check(key);
+    try {
+      const answer = await this.#own.send(new HeadObjectCommand({ Bucket: this.#options.bucket, Key: key }));
+      return { bytes: answer.ContentLength ?? 0 };
+    } catch (error) {
+      if (error instanceof S3ServiceException && error.$metadata.httpStatusCode === 404) return null;
+      throw unreachable(`looking at ${key}`, error);
+    }
+  }
+
+  async remove(key: string): Promise<void> {
+    this.#check(key);
+    try {
+      await this.#own.send(new DeleteObjectCommand({ Bucket: this.#options.bucket, Key: key }));
+    } catch (error) {
+      throw unreachable(`removing ${key}`, error);
+    }
+  }
+
+  /** Only keys that a grant has made lead into the bucket. */
+  #check(key: string): void {
+    if (digestOf(key) !== undefined) return;
+    throw new Fault({
+      code: "request.malformed",
+      cause: `${JSON.stringify(key.slice(0, 100))} is no key of a bundle or cookie.`,
+      action: "Use the key that a grant or a migration names.",
+      retry: "never",
+    });
+  }
+}
+
+const endpointOf = (at: S3Options["at"]) => (at.kind === "endpoint" ? at.url : undefined);
