@@ -3,6 +3,7 @@ import type { LibvirtConnection } from "#libvirt/client";
 import { procedures } from "#libvirt/procedures";
 import type { DomainRef } from "#protocol/command";
 import type { DomainDescription } from "#protocol/message";
+import { faultOf } from "./libvirt-fault.ts";
 import { mustLookUp, probeDomain, read } from "./probe.ts";
 import { readMomentHead } from "./snapshot-xml.ts";
 import { dumpTree, listTree } from "./tree-reader.ts";
@@ -10,8 +11,21 @@ import { dumpTree, listTree } from "./tree-reader.ts";
 /** What one message may carry. */
 const nodesMax = 500;
 
-/** Throws `domain.absent`. `labels` are the inventory's own. */
+/** Throws `domain.absent`, `libvirt.failed`. `labels` are the inventory's own. */
 export async function describeDomain(libvirt: LibvirtConnection, domain: DomainRef): Promise<DomainDescription> {
+  try {
+    return await describe(libvirt, domain);
+  } catch (error) {
+    throw faultOf(error, {
+      code: "libvirt.failed",
+      what: "The domain could not be described",
+      action: "Look at what libvirt names; nothing was changed.",
+      retry: "safe",
+    });
+  }
+}
+
+async function describe(libvirt: LibvirtConnection, domain: DomainRef): Promise<DomainDescription> {
   const dom = await mustLookUp(libvirt, domain);
   const [probe, info, { autostart }, listing] = await Promise.all([
     probeDomain(libvirt, domain.uuid),

@@ -181,18 +181,20 @@ export function summaryOf({ snapshots, checkpoints, treeSha256 }: Tree): TreeSum
 /** The first difference of a live tree from the wanted one, in words; null when they are equal. `extraAllowed`: what
  *  somebody added meanwhile, and what is current because of it, is no difference. */
 export function differenceOf(wanted: Tree, live: Tree, extraAllowed = false): string | null {
-  const extra = [...live.nodes.values()].find((node) => !wanted.nodes.has(nodeKey(node.kind, node.name)));
+  const what = (node: TreeNode) => `the ${node.kind} "${node.name}"`;
   for (const node of wanted.nodes.values()) {
     const found = live.nodes.get(nodeKey(node.kind, node.name));
-    const what = `the ${node.kind} "${node.name}"`;
-    if (found === undefined) return `${what} is missing`;
+    if (found === undefined) return `${what(node)} is missing`;
     if (found.parent !== node.parent)
-      return `${what} has the parent "${found.parent ?? "none"}" instead of "${node.parent ?? "none"}"`;
-    if (found.xmlSha256 !== node.xmlSha256) return `${what} has another XML`;
-    if (found.current !== node.current && !(extraAllowed && extra !== undefined))
-      return `${what} is ${found.current ? "" : "not "}the current one`;
+      return `${what(node)} has the parent "${found.parent ?? "none"}" instead of "${node.parent ?? "none"}"`;
+    if (found.xmlSha256 !== node.xmlSha256) return `${what(node)} has another XML`;
   }
-  if (extra !== undefined && !extraAllowed) return `the ${extra.kind} "${extra.name}" has been added`;
+  const extra = [...live.nodes.values()].find((node) => !wanted.nodes.has(nodeKey(node.kind, node.name)));
+  if (extra !== undefined) return extraAllowed ? null : `${what(extra)} has been added`;
+  for (const node of wanted.nodes.values()) {
+    const found = live.nodes.get(nodeKey(node.kind, node.name));
+    if (found?.current !== node.current) return `${what(node)} is ${node.current ? "not " : ""}the current one`;
+  }
   return null;
 }
 

@@ -25,7 +25,6 @@ class MemoryPayloads implements Payloads {
   readonly #blobs = new Map<string, Uint8Array>();
   readonly #dir: string;
   readonly #own: string;
-  /** Told before a bundle is handed out; a test may spoil it. */
   constructor(dir: string, own: string, blobs: Map<string, Uint8Array>) {
     this.#dir = dir;
     this.#own = own;
@@ -97,6 +96,16 @@ export class Side {
   async close(): Promise<void> {
     await this.#connection?.close();
     await this.#inventory?.close();
+  }
+
+  /** The bytes behind a payload. */
+  payload(blob: Blob): Promise<Uint8Array> {
+    return this.#payloads.read(blob);
+  }
+
+  /** Puts a bundle of the test's own making into the bucket. */
+  putBundle(path: string, sha256: string): Promise<{ key: string }> {
+    return this.#payloads.uploadBundle({ path, sha256, bytes: 0 });
   }
 
   milestones(): string[] {
@@ -212,6 +221,10 @@ export class Crossing {
     const command = { ...this.head("perform"), bundle, cookie, uri, options, flags };
     this.performed = await this.source.run<"perform">(command, resumed);
     return this.performed;
+  }
+
+  abort() {
+    return this.source.run<"abort">(this.head("abort"));
   }
 
   async finish(cancelled: boolean, resumed = false) {
