@@ -1,0 +1,132 @@
+/** Puts the ports together from a Worker's environment: DynamoDB, S3 (or the local face of it), Durable Objects. */
+import { createApp } from "#functions/http/app";
+import { S3Bundles } from "../bundle/s3-bundles.ts";
+import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
+import type { Clock, Ids, Log, Ports } from "../ports.ts";
+import { createRunner, type Runner } from "../runner.ts";
+import { DurableSockets } from "../socket/durable-sockets.ts";
+import { DurableFeed, type FeedStub } from "../socket/feed.ts";
+import type { HostSocketStub } from "../socket/host-socket.ts";
+import type { ObjectNamespace } from "../socket/object-namespace.ts";
+import { DynamoBundleTasks } from "../store/dynamo-bundle-tasks.ts";
+import { DynamoHosts } from "../store/dynamo-hosts.ts";
+import { DynamoMigrations } from "../store/dynamo-migrations.ts";
+import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
+import { DynamoTokens } from "../store/dynamo-tokens.ts";
+import { RequestCounter } from "../store/request-counter.ts";
+
+export interface WorkerEnv {
+  HOST_SOCKET: ObjectNamespace<HostSocketStub>;
+  MIGRATION_FEED: ObjectNamespace<FeedStub>;
+  /** Present locally: the face of S3 is served over it. */
+  OBJECTS?: ObjectStore;
+  TABLE: string;
+  BUCKET: string;
+  REGION: string;
+  ACCESS_KEY_ID: string;
+  SECRET_ACCESS_KEY: string;
+  /** Absent: AWS itself. */
+  DYNAMODB_ENDPOINT?: string;
+  S3_ENDPOINT?: string;
+  /** The keys of the local face; absent: the keys above. */
+  S3_ACCESS_KEY_ID?: string;
+  S3_SECRET_ACCESS_KEY?: string;
+  ADMIN_TOKEN_SHA256?: string;
+  /** The address that clients use, where the request does not say it (behind a proxy that ends TLS). */
+  PUBLIC_URL?: string;
+}
+
+export interface Wiring {
+  ports: Ports;
+  runner: Runner;
+  app: { fetch(request: Request): Response | Promise<Response> };
+  face: ((request: Request) => Promise<Response>) | null;
+}
+
+/** Of this isolate: the objects and the entry count together. */
+const counter = new RequestCounter();
+
+const clock: Clock = { now: () => new Date().toISOString() };
+
+const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+const ids: Ids = {
+  ulid() {
+    let time = "";
+    for (let left = Date.now(), digit = 0; digit < 10; digit += 1, left = Math.floor(left / 32))
+      time = `${crockford[left % 32]}${time}`;
+    // 256 is a multiple of 32, so the low five bits of a random byte are uniform.
+    return time + Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => crockford[byte % 32]).join("");
+  },
+  secret(bytes) {
+    const random = String.fromCharCode(...crypto.getRandomValues(new Uint8Array(bytes)));
+    return btoa(random).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  },
+};
+
+const log: Log = {
+  write(level, message, fields) {
+    console.log(JSON.stringify({ at: clock.now(), level, message, ...fields }));
+  },
+};
+
+const wirings = new WeakMap<WorkerEnv, Wiring>();
+
+/** Once per environment. */
+export function wire(env: WorkerEnv): Wiring {
+  const known = wirings.get(env);
+  if (known !== undefined) return known;
+  const credentials = { accessKeyId: env.ACCESS_KEY_ID, secretAccessKey: env.SECRET_ACCESS_KEY };
+  const s3Keys = {
+    accessKeyId: env.S3_ACCESS_KEY_ID ?? env.ACCESS_KEY_ID,
+    secretAccessKey: env.S3_SECRET_ACCESS_KEY ?? env.SECRET_ACCESS_KEY,
+  };
+  const client = createDynamoClient({ region: env.REGION, endpoint: env.DYNAMODB_ENDPOINT, credentials, counter });
+  const table = new DynamoTable(client, env.TABLE);
+  const face =
+    env.OBJECTS === undefined
+      ? null
+      : createFace({
+          objects: env.OBJECTS,
+          bucket: env.BUCKET,
+          region: env.REGION,
+          keys: s3Keys,
+          nowMs: () => Date.now(),
+          counter,
+        });
+  const bundles = new S3Bundles({
+    bucket: env.BUCKET,
+    region: env.REGION,
+    credentials: s3Keys,
+    at:
+      env.S3_ENDPOINT !== undefined
+        ? { kind: "endpoint", url: env.S3_ENDPOINT }
+        : face !== null
+          ? { kind: "face", fetch: face }
+          : { kind: "aws" },
+    // The face counts for itself, and sees what the shims send as well.
+    counter: face === null ? counter : undefined,
+  });
+  const ports: Ports = {
+    clock,
+    ids,
+    log,
+    bundles,
+    migrations: new DynamoMigrations(table, clock),
+    tasks: new DynamoBundleTasks(table),
+    hosts: new DynamoHosts(table),
+    tokens: new DynamoTokens(table),
+    sockets: new DurableSockets(env.HOST_SOCKET, log),
+    feed: new DurableFeed(env.MIGRATION_FEED),
+  };
+  const runner = createRunner(ports);
+  const app = createApp({
+    ports,
+    runner,
+    adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
+    publicUrl: env.PUBLIC_URL,
+    storeMetrics: () => counter.text(),
+  });
+  const wiring = { ports, runner, face, app: { fetch: (request: Request) => app.fetch(request) } };
+  wirings.set(env, wiring);
+  return wiring;
+}

@@ -1,0 +1,42 @@
+/** The Worker: one door for clients, shims and local storage, and the timer. It routes and holds no logic. */
+import { shimSocketPath } from "#protocol/identity";
+import { hostIdSchema } from "#protocol/message";
+import { facePath } from "../bundle/s3-bundles.ts";
+import { FeedObject } from "../socket/feed.ts";
+import { HostSocketObject } from "../socket/host-socket.ts";
+import { objectOf } from "../socket/object-namespace.ts";
+import { type WorkerEnv, wire } from "./worker-wiring.ts";
+
+export class HostSocket extends HostSocketObject<WorkerEnv> {
+  protected override wire() {
+    return wire(this.env);
+  }
+}
+
+export class MigrationFeed extends FeedObject {}
+
+const refused = (status: number, cause: string) => Response.json({ code: "request.malformed", cause }, { status });
+
+async function shimSocket(request: Request, url: URL, env: WorkerEnv): Promise<Response> {
+  if (request.headers.get("upgrade")?.toLowerCase() !== "websocket")
+    return refused(426, "Shims connect here by websocket.");
+  const hostId = hostIdSchema.safeParse(url.searchParams.get("host"));
+  if (!hostId.success) return refused(400, "The query must name the host by its id.");
+  const headers = new Headers(request.headers);
+  headers.set("x-vmferry-url", env.PUBLIC_URL ?? url.origin);
+  return objectOf(env.HOST_SOCKET, hostId.data).fetch(new Request(request, { headers }));
+}
+
+export default {
+  async fetch(request: Request, env: WorkerEnv): Promise<Response> {
+    const { app, face } = wire(env);
+    const url = new URL(request.url);
+    if (face !== null && url.pathname.startsWith(`${facePath}/`)) return face(request);
+    if (url.pathname === shimSocketPath) return shimSocket(request, url, env);
+    return app.fetch(request);
+  },
+
+  async scheduled(_event: unknown, env: WorkerEnv): Promise<void> {
+    await wire(env).runner.tick();
+  },
+};

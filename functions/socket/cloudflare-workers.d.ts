@@ -1,0 +1,10 @@
+/** What the Durable Objects use of workerd's own module; the package of types declares it only as a global. */
+declare module "cloudflare:workers" {
+  import type { DurableObjectState } from "@cloudflare/workers-types";
+
+  export abstract class DurableObject<Env = unknown> {
+    protected readonly ctx: DurableObjectState;
+    protected readonly env: Env;
+    constructor(ctx: DurableObjectState, env: Env);
+  }
+}
