@@ -1,0 +1,32 @@
+/** From the control plane's URL, as people give it, to the addresses that a shim uses. */
+
+import { Fault } from "#protocol/fault";
+import { shimSocketPath } from "#protocol/identity";
+
+/** The origin, without path, query or credentials. Throws `Fault` `request.malformed`. */
+export function controlPlaneOrigin(url: string): URL {
+  const parsed = URL.canParse(url) ? new URL(url) : null;
+  if (parsed === null || (parsed.protocol !== "http:" && parsed.protocol !== "https:"))
+    throw malformedUrl(url, "it does not begin with http:// or https://");
+  if (parsed.username !== "" || parsed.password !== "")
+    throw malformedUrl("(not shown)", "it holds a password; a shim proves itself with its own key");
+  if (parsed.pathname !== "/" || parsed.search !== "" || parsed.hash !== "")
+    throw malformedUrl(url, "only scheme, host and port are expected");
+  return parsed;
+}
+
+/** Where the websocket of that host connects. */
+export function socketAddress(origin: URL, hostId: string): URL {
+  const address = new URL(shimSocketPath, origin);
+  address.protocol = origin.protocol === "https:" ? "wss:" : "ws:";
+  address.searchParams.set("host", hostId);
+  return address;
+}
+
+const malformedUrl = (url: string, why: string) =>
+  new Fault({
+    code: "request.malformed",
+    cause: `The control plane's address ${url} cannot be used: ${why}.`,
+    action: "Give it as in --url https://vmferry.example.org or --url http://127.0.0.1:8787.",
+    retry: "never",
+  });
