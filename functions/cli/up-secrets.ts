@@ -1,0 +1,48 @@
+/** The secrets of a local control plane: made once, kept in its data folder, readable by its owner only (I9). */
+import { createHash, randomBytes } from "node:crypto";
+import { chmod, link, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+
+export interface UpSecrets {
+  adminToken: string;
+  adminTokenSha256: string;
+  s3: { accessKeyId: string; secretAccessKey: string };
+}
+
+/** Writes a file whole or not at all. */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const draft = `${path}.${process.pid}.tmp`;
+  await writeFile(draft, text, { mode: 0o600 });
+  await rename(draft, path);
+}
+
+/** The content of a secret's file; made when there is none. Of two makers one wins and both read the same. */
+async function secretIn(path: string, make: () => string): Promise<string> {
+  const draft = `${path}.${process.pid}.tmp`;
+  await writeFile(draft, `${make()}\n`, { mode: 0o600 });
+  await link(draft, path).catch((error: unknown) => {
+    if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
+  });
+  await rm(draft);
+  await chmod(path, 0o600);
+  return (await readFile(path, "utf8")).trim();
+}
+
+/** Opens the folder (0700) and its secrets. */
+export async function openSecrets(folder: string): Promise<UpSecrets> {
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  await chmod(folder, 0o700);
+  const adminToken = await secretIn(join(folder, "admin-token"), () => `vmk_${randomBytes(32).toString("base64url")}`);
+  const secretAccessKey = await secretIn(join(folder, "s3-key"), () => randomBytes(30).toString("base64url"));
+  return {
+    adminToken,
+    adminTokenSha256: createHash("sha256").update(adminToken).digest("hex"),
+    s3: { accessKeyId: "vmferry", secretAccessKey },
+  };
+}
+
+/** Tells the client commands on this machine where the control plane is and with which token. */
+export async function writeClientConfig(path: string, config: { url: string; token: string }): Promise<void> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await writeWhole(path, `${JSON.stringify(config, null, 2)}\n`);
+}
