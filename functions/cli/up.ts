@@ -182,6 +182,7 @@ async function openWorker(options: WorkerOptions) {
   // An external S3 may have keys of its own; the face always has ours.
   const ownS3Keys = options.s3 !== undefined && options.env.AWS_ACCESS_KEY_ID !== undefined;
   const s3Keys = ownS3Keys ? dynamo.credentials : secrets.s3;
+  const keepSignals = signalsKept();
   const miniflare = new Miniflare({
     // Part of the file names of the objects' storage: without it a restart would not find them.
     name: "vmferry",
@@ -216,6 +217,7 @@ async function openWorker(options: WorkerOptions) {
       ...(options.s3 === undefined ? {} : { S3_ENDPOINT: options.s3 }),
     },
   });
+  keepSignals();
   try {
     const ready = await miniflare.ready;
     return {
@@ -234,6 +236,17 @@ async function openWorker(options: WorkerOptions) {
     await miniflare.dispose().catch(() => {});
     throw error;
   }
+}
+
+/** miniflare ends the process by itself at SIGINT and SIGTERM; we end our store and our lock first. Its `exit` hook stays. */
+function signalsKept(): () => void {
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  const before = new Map(signals.map((signal) => [signal, process.listeners(signal)]));
+  return () => {
+    for (const [signal, listeners] of before)
+      for (const listener of process.listeners(signal))
+        if (!listeners.includes(listener)) process.removeListener(signal, listener);
+  };
 }
 
 /** The address for clients on this machine: a wildcard is no address to call. */
