@@ -158,7 +158,9 @@ export const prepare: Step<"prepare"> = async (work) => {
 };
 
 /** After a restart of the shim, what an earlier Prepare made goes with its lost connection; Prepare can be repeated then. */
-async function waitForAutodestroy(work: Pick<Work<"prepare">, "connection" | "sleep" | "command">): Promise<void> {
+async function waitForAutodestroy(
+  work: Pick<Work<"prepare">, "connection" | "sleep" | "now" | "command">,
+): Promise<void> {
   const { domain } = work.command;
   for (let waitedMs = 0; ; waitedMs += autodestroyLookMs) {
     const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));

@@ -65,7 +65,7 @@ export const finish: Step<"finish"> = async (work) => {
 async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean): Promise<ReportBodyOf<"finish">> {
   let look = lookFirst;
   let fault: FaultBody | null = null;
-  let cookie: Blob | null = null;
+  let cookieOut: Uint8Array | null = null;
   const receipt = await persistently(work, async (libvirt, continuous): Promise<Receipt> => {
     // Offline, what was staged looks like what has arrived: only the call itself tells, and it harms nobody twice.
     if ((look || !continuous) && !(call.options.offline && !call.cancelled)) {
@@ -80,7 +80,7 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
         flags: destinationFlags(call.flags),
         cancelled: call.cancelled,
       });
-      cookie = await work.payloads.write(result.cookieOut);
+      cookieOut = result.cookieOut;
       return { outcome: "started", evidence: "finish", at: work.now() };
     } catch (error) {
       if (isNoAnswer(error)) throw error;
@@ -96,8 +96,18 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
       throw new Fault(fault, { cause: error });
     }
   });
+  const cookie = cookieOut === null ? null : await cookieBlob(work, cookieOut);
   await work.milestone("finished", { receipt, cookie });
   return { kind: "finish", receipt, cookie, fault: receipt.outcome === "started" || call.cancelled ? null : fault };
+}
+
+/** Cookie D only carries figures to the source's Confirm: a bucket that is away is no reason to keep the receipt back. */
+async function cookieBlob(work: FinishWork, bytes: Uint8Array): Promise<Blob | null> {
+  try {
+    return await work.payloads.write(bytes);
+  } catch {
+    return null;
+  }
 }
 
 /**

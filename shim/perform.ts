@@ -30,17 +30,20 @@ const resumedLookMs = 250;
 
 export const perform: Step<"perform"> = async (work) => {
   const { domain, options, flags, uri, bundle } = work.command;
-  const cookieIn = await work.payloads.read(work.command.cookie);
-  const wanted = bundle === null ? null : await readBundleTree(await work.payloads.downloadBundle(bundle));
   // An earlier Perform's answer, and cookie C with it, is lost: only the state can be stated.
   if (work.resumed) throw await failedPerform(work, null);
+  let cookieIn: Uint8Array;
+  let wanted: Tree | null;
 
   let libvirt: LibvirtConnection;
   let dom: RemoteDomain;
   try {
+    cookieIn = await work.payloads.read(work.command.cookie);
+    wanted = bundle === null ? null : await readBundleTree(await work.payloads.downloadBundle(bundle));
     libvirt = (await work.connection()).libvirt;
     dom = await mustLookUp(libvirt, domain);
   } catch (error) {
+    // Nothing was begun: whatever the domain does, it does not do for this migration.
     throw await failedPerform(work, error);
   }
   const watch = new PerformWatch(work, dom, wanted);
@@ -59,7 +62,13 @@ export const perform: Step<"perform"> = async (work) => {
   const changed = await watch.verdict(libvirt);
   if (changed !== null) throw new StepFault(snapshotChanged(changed).toBody(), "paused");
   const statistics = await performStatistics(libvirt, dom);
-  return { kind: "perform", cookie: await work.payloads.write(cookieOut), statistics };
+  try {
+    return { kind: "perform", cookie: await work.payloads.write(cookieOut), statistics };
+  } catch (error) {
+    // The memory is over there, but nobody can be told: the way back is open, and the source waits for its receipt (I2).
+    const words = { what: "Perform's cookie could not be sent", action: "Migrate again when the bucket answers." };
+    throw new StepFault(faultBodyOf(error, { code: "perform.failed", retry: "safe", ...words }), "paused");
+  }
 };
 
 /** Watches a running Perform over the inventory connection: progress, and once whether the snapshot list is still the bundle's. */

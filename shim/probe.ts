@@ -100,7 +100,8 @@ async function isActive(libvirt: LibvirtConnection, dom: RemoteDomain): Promise<
   return (await read(libvirt, procedures.domainIsActive, { dom })).active;
 }
 
-/** libvirt refuses statistics of an incoming migration ("available only on the source host"): that refusal tells. */
+/** libvirt refuses statistics of an incoming migration with error 55, and of an inactive domain with the same one; its words
+ *  depend on the daemon's language, so the domain is asked once more. */
 async function jobOf(libvirt: LibvirtConnection, dom: RemoteDomain): Promise<DomainJob> {
   try {
     const job = await read(libvirt, procedures.domainGetJobStats, { dom, flags: 0 });
@@ -108,7 +109,7 @@ async function jobOf(libvirt: LibvirtConnection, dom: RemoteDomain): Promise<Dom
     return numberOf(job.params, "operation") === JobOperation.MIGRATION_OUT ? "outgoing" : "other";
   } catch (error) {
     if (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID)
-      return /migration|source host/i.test(error.message) ? "incoming" : "none";
+      return (await isActive(libvirt, dom)) ? "incoming" : "none";
     throw error;
   }
 }
@@ -146,17 +147,18 @@ const reconnectMsMax = 300_000;
  * be asked for again. `use` must therefore look before it acts. Gives up, with the connection's error, after five minutes.
  */
 export async function persistently<T>(
-  work: Pick<Work, "connection" | "sleep">,
+  work: Pick<Work, "connection" | "sleep" | "now">,
   use: (libvirt: LibvirtConnection, continuous: boolean) => Promise<T>,
 ): Promise<T> {
-  let waitedMs = 0;
+  // The clock bounds patience only; a step of it makes the wait shorter or longer, and concludes nothing.
+  const startedMs = Date.parse(work.now());
   for (;;) {
     try {
       const connection = await work.connection();
       return await use(connection.libvirt, connection.continuous);
     } catch (error) {
       if (!isNoAnswer(error)) throw error;
-      if (waitedMs >= reconnectMsMax)
+      if (Date.parse(work.now()) - startedMs >= reconnectMsMax)
         throw new Fault(
           {
             code: "libvirt.unreachable",
@@ -166,7 +168,6 @@ export async function persistently<T>(
           },
           { cause: error },
         );
-      waitedMs += reconnectMs;
       await work.sleep(reconnectMs);
     }
   }

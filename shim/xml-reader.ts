@@ -76,7 +76,7 @@ export function readXml(xml: string, options: ReadOptions = {}): XmlElement {
     };
     const parent = open.at(-1);
     if (parent === undefined) root = element;
-    else if (parent.kept) parent.children.push(element);
+    else if (closed.kept) parent.children.push(element);
   };
   parser.on("error", () => fail("a document that is not well-formed"));
   parser.on("doctype", () => fail("a DOCTYPE, which is refused,"));

@@ -61,6 +61,8 @@ export class Side {
   readonly journal: JournalEntry[] = [];
   readonly progress: Progress[] = [];
   migrationAddress: string | null;
+  /** Called when a milestone is on disk: where a test lets the world break. */
+  onMilestone: (name: string) => Promise<void> = () => Promise.resolve();
   #connection: LibvirtConnection | undefined;
   #inventory: LibvirtConnection | undefined;
   #continuous = true;
@@ -122,7 +124,7 @@ export class Side {
       history,
       milestone: (name, data = {}) => {
         this.journal.push({ type: "milestone", at: at(), commandId: command.id, name, data });
-        return Promise.resolve();
+        return this.onMilestone(name);
       },
       connection: async () => {
         const libvirt = await this.connection();

@@ -335,6 +335,86 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
     await assertAsBefore(made, before);
   });
 
+  test("libvirtd of the source dies between strip and Begin: the tree is completed and the step goes on", async () => {
+    guest.witness.reset();
+    const before = await treeOn(h1);
+    const made = await crossing(h1, h2);
+    await made.export();
+    await made.stage();
+    let killed = false;
+    made.source.onMilestone = async (name) => {
+      if (name !== "stripped" || killed) return;
+      killed = true;
+      assert.deepEqual(await h1.virsh.snapshotNames(guest.name), []);
+      await h1.kill9();
+      await h1.start();
+    };
+    await made.begin();
+    assert.equal(killed, true);
+    assert.deepEqual(await treeOn(h1), before);
+    await made.unstage();
+    await made.restore();
+    await assertAsBefore(made, before);
+  });
+
+  test("a snapshot taken between Begin and Perform is seen once the job keeps others out, and is kept", async () => {
+    guest.witness.reset();
+    const before = await treeOn(h1);
+    const made = await crossing(h1, h2);
+    await made.export();
+    await made.stage();
+    await made.begin();
+    await made.prepare();
+    await h1.virsh.snapshotCreate(guest.name, "late");
+    const performed = await faultFrom(() => made.perform());
+    assert.ok(performed instanceof StepFault);
+    assert.equal(performed.code, "snapshot.changed");
+    assert.match(performed.cause_, /"late"/);
+    assert.equal((await made.finish(true)).receipt.outcome, "destroyed");
+    if (performed.sourceState === "paused") await made.confirm();
+    await made.unstage();
+    assert.equal((await made.restore()).tree.snapshots, before.length + 1);
+    await h1.virsh.run(["snapshot-delete", guest.name, "late"]);
+    await assertAsBefore(made, before);
+  });
+
+  test("libvirtd of the source dies during Perform: the new one resumes the guest, and that is what is reported", async () => {
+    guest.witness.reset();
+    const before = await treeOn(h1);
+    const made = await crossing(h1, h2);
+    const performed = await whilePerforming(made, async () => {
+      await h1.kill9();
+      await h1.start();
+    });
+    assert.ok(performed instanceof StepFault);
+    assert.deepEqual([performed.code, performed.sourceState], ["perform.failed", "running"]);
+    assert.equal((await made.finish(true)).receipt.outcome, "destroyed");
+    await made.unstage();
+    await made.restore();
+    await assertAsBefore(made, before);
+  });
+
+  test("libvirtd of the destination dies before Finish: the receipt says destroyed and the source is taken back", async () => {
+    guest.witness.reset();
+    const before = await treeOn(h1);
+    const made = await crossing(h1, h2);
+    await made.export();
+    await made.stage();
+    await made.begin();
+    await made.prepare();
+    await made.perform();
+    await h2.kill9();
+    const finishing = made.finish(false);
+    await sleep(1_000);
+    await h2.start();
+    const { receipt } = await finishing;
+    assert.deepEqual([receipt.outcome, receipt.evidence], ["destroyed", "probe"]);
+    assert.deepEqual(await made.confirm(), { kind: "confirm", source: "running" });
+    await made.unstage();
+    await made.restore();
+    await assertAsBefore(made, before);
+  });
+
   test("a whole crossing: tree, current and XML equal, and the guest reverts on the destination", async () => {
     guest.witness.reset();
     const before = await treeOn(h1);
