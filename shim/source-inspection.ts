@@ -8,6 +8,7 @@ import { type DiskImage, type DomainFacts, readDomain } from "./domain-xml.ts";
 import { encodeFacts, type FileFacts, type FileRole, type SourceFacts } from "./facts.ts";
 import { Findings } from "./finding.ts";
 import { noteLockManager, readLibvirtHost } from "./host-facts.ts";
+import { missingSnapshots } from "./image-snapshots.ts";
 import { faultOf } from "./libvirt-fault.ts";
 import type { Step, Work } from "./ports.ts";
 import { mustLookUp, type Probe, probeDomain, read } from "./probe.ts";
@@ -200,10 +201,28 @@ class FileList {
           `${path}, which ${usedBy} needs, is not there: that snapshot cannot be reverted even here.`,
           "Bring the file back, or delete the snapshot's metadata with `virsh snapshot-delete --metadata`.",
         );
-      files.push({ identity, role, usedBy, cache, snapshots: [...snapshots] });
+      const held = await heldSnapshots(path, [...snapshots], findings);
+      files.push({ identity, role, usedBy, cache, snapshots: held });
     }
     return files;
   }
+}
+
+/**
+ * Which of the snapshots have their data in the image here: those must have it on the destination too. A record without
+ * data is taken along as it is, since moving it loses nothing, but somebody has to know. Where qemu-img cannot tell, all count.
+ */
+async function heldSnapshots(path: string, names: string[], findings: Findings): Promise<string[]> {
+  if (names.length === 0) return names;
+  const seen = await missingSnapshots(path, names);
+  if (!seen.readable || seen.missing.length === 0) return names;
+  findings.risk(
+    "snapshot.incomplete",
+    `${path} lacks the data of ${seen.missing.length} of ${names.length} snapshots: ${seen.missing.slice(0, 5).join(", ")}. They cannot be reverted even here; their records are moved as they are.`,
+    "Delete their metadata with `virsh snapshot-delete --metadata`, or accept the risk.",
+  );
+  const missing = new Set(seen.missing);
+  return names.filter((name) => !missing.has(name));
 }
 
 function addDomainFiles(files: FileList, domain: DomainFacts, active: boolean): void {

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { bootGuest, destroyGuest, type Guest } from "#lab/guest";
 import type { Host } from "#lab/host";
 import { type Lab, startLab } from "#lab/lab";
-import { revertAndSee, type TakenTree, takeBranchingTree } from "#lab/snapshot-tree";
+import { copyOf, revertAndSee, type TakenTree, takeBranchingTree } from "#lab/snapshot-tree";
 import { procedures } from "#libvirt/procedures";
 import { stringParam } from "#libvirt/typed-param";
 import type { BundleEntry } from "#protocol/bundle";
@@ -497,6 +497,52 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
     await h2.virsh.run(["resume", guest.name]);
     await guest.witness.waitForTicks(5, tickMs);
     assert.deepEqual(guest.witness.violations, []);
+  });
+
+  test("a record without data in the image is a risk on the source and no surprise on the destination", async () => {
+    const host = (await h1.virsh.domstate(guest.name)) === undefined ? h2 : h1;
+    const base = required((await treeOn(host)).find(({ name }) => name === "base"));
+    await host.virsh.snapshotRedefine(
+      guest.name,
+      copyOf(base.xml, { name: "hollow", parent: "base", secondsLater: 1 }),
+    );
+    const made = await crossing(host, host === h1 ? h2 : h1);
+    const { source, destination } = await made.inspect();
+    const serious = [...source.findings, ...destination.findings].filter(({ severity }) => severity !== "note");
+    assert.deepEqual(
+      serious.map(({ severity, code }) => [severity, code]),
+      [["risk", "snapshot.incomplete"]],
+    );
+    assert.match(serious[0]?.cause ?? "", /1 of 7 snapshots: hollow/);
+    await host.virsh.run(["snapshot-delete", guest.name, "hollow", "--metadata"]);
+  });
+
+  test("checkpoints, which libvirt loses silently, cross with a running guest whose XML is over a megabyte", async () => {
+    const blocks = Array.from({ length: 1024 }, () => `<block>${randomBytes(512).toString("hex")}</block>`);
+    const metadata = `<big xmlns="urn:vmferry:test">${blocks.join("")}</big>`;
+    const big = await bootGuest(h1, { name: "big", metadata });
+    try {
+      const checkpoint = (host: Host, name: string) =>
+        host.virsh.run(["checkpoint-create-as", big.name, name, "--diskspec", "vda,checkpoint=bitmap"]);
+      const dump = (host: Host, name: string) =>
+        host.virsh.run(["checkpoint-dumpxml", big.name, name, "--security-info"]);
+      for (const name of ["first", "second"]) await checkpoint(h1, name);
+      const before = [await dump(h1, "first"), await dump(h1, "second")];
+      const made = await crossing(h1, h2, big);
+      assert.equal((await made.inspect()).source.carries.checkpoints, 2);
+      const settled = await made.all();
+      assert.equal(settled.tree.checkpoints, 2);
+      assert.ok(required(made.performed).cookie.bytes > 1_000_000, "cookie C carries the persistent XML");
+      assert.deepEqual([await dump(h2, "first"), await dump(h2, "second")], before);
+      assert.equal(await h1.virsh.domstate(big.name), undefined);
+      // The bitmaps came with the image: libvirt can measure from one, and make the next.
+      assert.match(await h2.virsh.run(["checkpoint-dumpxml", big.name, "second", "--size"]), /size='\d+'/);
+      await checkpoint(h2, "third");
+      await big.witness.waitForTicks(5, tickMs);
+      assert.deepEqual(big.witness.violations, []);
+    } finally {
+      await destroyGuest(big, [h1, h2]);
+    }
   });
 
   test("a domain that is shut off crosses with its snapshots and a megabyte of metadata", async () => {
