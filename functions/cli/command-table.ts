@@ -12,6 +12,8 @@ export const commands: readonly CommandSpec[] = [
     options: {
       listen: { value: "ADDR:PORT", summary: "default 127.0.0.1:8787" },
       data: { value: "DIR", summary: "where everything is kept" },
+      dynamodb: { value: "URL", summary: "another DynamoDB endpoint instead of the embedded one" },
+      s3: { value: "URL", summary: "another S3 endpoint instead of the embedded one" },
     },
     summary: "control plane on this machine, with embedded stores kept on disk",
     load: async () => (await import("./local-commands.ts")).up,

@@ -1,13 +1,22 @@
 /** Commands that run something on this machine: the control plane, the shim, the lab. Each is loaded only when it runs. */
-import type { Run } from "./command.ts";
+import type { Invocation, Run } from "./command.ts";
 
-export const up: Run = async ({ terminal, signal }, invocation) => {
+/** An option under the name that the callee gives it; nothing when it was not given. */
+function optional<K extends string>(invocation: Invocation, key: K, name: string): Partial<Record<K, string>> {
+  const value = invocation.text(name);
+  const found: Partial<Record<K, string>> = {};
+  if (value !== undefined) found[key] = value;
+  return found;
+}
+
+export const up: Run = async ({ terminal, signal, env }, invocation) => {
   const { runUp } = await import("./up.ts");
-  const listen = invocation.text("listen");
-  const dataDir = invocation.text("data");
   return runUp({
-    ...(listen === undefined ? {} : { listen }),
-    ...(dataDir === undefined ? {} : { dataDir }),
+    ...optional(invocation, "listen", "listen"),
+    ...optional(invocation, "dataDir", "data"),
+    ...optional(invocation, "dynamodb", "dynamodb"),
+    ...optional(invocation, "s3", "s3"),
+    env,
     out: terminal.out,
     err: terminal.err,
     signal,
@@ -16,20 +25,14 @@ export const up: Run = async ({ terminal, signal }, invocation) => {
 
 export const shim: Run = async ({ terminal, signal }, invocation) => {
   const { runShim } = await import("#shim/main");
-  const optional = <K extends string>(key: K, name: string): Partial<Record<K, string>> => {
-    const value = invocation.text(name);
-    const found: Partial<Record<K, string>> = {};
-    if (value !== undefined) found[key] = value;
-    return found;
-  };
   return runShim({
     url: invocation.required("url"),
-    ...optional("joinToken", "join"),
-    ...optional("name", "name"),
-    ...optional("stateDir", "state"),
-    ...optional("libvirt", "libvirt"),
-    ...optional("migrationAddress", "migration-address"),
-    ...optional("peerListen", "peer-listen"),
+    ...optional(invocation, "joinToken", "join"),
+    ...optional(invocation, "name", "name"),
+    ...optional(invocation, "stateDir", "state"),
+    ...optional(invocation, "libvirt", "libvirt"),
+    ...optional(invocation, "migrationAddress", "migration-address"),
+    ...optional(invocation, "peerListen", "peer-listen"),
     allowPaths: invocation.texts("allow-path"),
     out: terminal.out,
     err: terminal.err,

@@ -8,7 +8,9 @@ export function treeLines(nodes: readonly SnapshotNode[]): string[] {
   for (const node of nodes) {
     const parent = node.parent !== null && names.has(node.parent) ? node.parent : null;
     names.add(node.name);
-    children.set(parent, [...(children.get(parent) ?? []), node]);
+    const siblings = children.get(parent);
+    if (siblings === undefined) children.set(parent, [node]);
+    else siblings.push(node);
   }
   const lines: string[] = [];
   const entries = (parent: string | null, indent: string) =>

@@ -52,6 +52,7 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
   const { id } = watch.state;
   const ended = new AbortController();
   const bell = doorbell();
+  left.addEventListener("abort", bell.stop, { once: true });
   void listen(ports, id, AbortSignal.any([left, ended.signal]), bell);
   try {
     let state = watch.state;
@@ -68,7 +69,7 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
         });
       }
       if (isEnd || left.aborted) return;
-      const rung = await bell.wait(idleMs, left);
+      const rung = await bell.wait(idleMs);
       if (left.aborted) return;
       if (rung === "progress" && bell.progress !== null) yield eventText({ name: "progress", data: bell.progress });
       else {
@@ -100,15 +101,18 @@ function doorbell() {
       }
       wake();
     },
-    async wait(ms: number, left: AbortSignal): Promise<Rung> {
-      if (!changed && !fresh && !left.aborted)
+    /** Ends a wait; nothing has rung. */
+    stop() {
+      wake();
+    },
+    async wait(ms: number): Promise<Rung> {
+      if (!changed && !fresh)
         await new Promise<void>((resolve) => {
           const timer = setTimeout(resolve, ms);
           wake = () => {
             clearTimeout(timer);
             resolve();
           };
-          left.addEventListener("abort", () => wake(), { once: true });
         });
       wake = () => {};
       const rung: Rung = changed ? "changed" : fresh ? "progress" : "idle";
