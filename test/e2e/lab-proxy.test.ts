@@ -102,6 +102,84 @@ describe("TcpProxy", { timeout: 60_000 }, () => {
     standing.destroy();
     late.destroy();
   });
+
+  /** Everything that arrives until the connection ends. */
+  async function heardToEnd(socket: Socket): Promise<string> {
+    let heard = "";
+    socket.on("data", (chunk: string) => {
+      heard += chunk;
+    });
+    await closing(socket);
+    return heard;
+  }
+
+  test("a text cuts before it arrives, also when it comes in two pieces", async () => {
+    const socket = await open();
+    assert.equal(await said(socket, "first"), "first");
+    const cut = proxy.cutWhen("secret", { direction: "down", when: "before" });
+    const heard = heardToEnd(socket);
+    socket.write("a sec");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    socket.write("ret b");
+    await cut;
+    assert.equal(await heard, "a sec");
+    assert.equal(proxy.mode, "cut");
+    proxy.heal();
+    const healed = await open();
+    assert.equal(await said(healed, "the secret"), "the secret", "once only");
+    healed.destroy();
+  });
+
+  test("a text cuts after it arrived, and nothing that was said in answer comes back", async () => {
+    const socket = await open();
+    // Up: the echo server has got it, and its answer is lost.
+    const up = proxy.cutWhen("question", { direction: "up", when: "after" });
+    const nothing = heardToEnd(socket);
+    socket.write("question");
+    await up;
+    assert.equal(await nothing, "");
+    proxy.heal();
+    // Down: the client has it.
+    const other = await open();
+    const down = proxy.cutWhen("answer", { direction: "down", when: "after" });
+    const heard = heardToEnd(other);
+    other.write("answer");
+    await down;
+    assert.equal(await heard, "answer");
+    proxy.heal();
+  });
+
+  test("a text is held back with all that follows until heal", async () => {
+    const socket = await open();
+    const held = proxy.stallWhen("hold", { direction: "down" });
+    let heard = "";
+    socket.on("data", (chunk: string) => {
+      heard += chunk;
+    });
+    socket.write("hold this");
+    await held;
+    socket.write(" and that");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.equal(heard, "");
+    proxy.heal();
+    while (heard.length < 18) await once(socket, "data");
+    assert.equal(heard, "hold this and that");
+    socket.destroy();
+  });
+
+  test("refuse resets who sends the text and lets others through, until it is ended", async () => {
+    const refusal = proxy.refuse("PUT /");
+    const bad = await open();
+    const ended = closing(bad);
+    bad.write("PUT /bucket");
+    await ended;
+    const good = await open();
+    assert.equal(await said(good, "GET /"), "GET /");
+    assert.equal(refusal.count(), 1);
+    refusal.end();
+    assert.equal(await said(good, "PUT /"), "PUT /");
+    good.destroy();
+  });
 });
 
 describe("SerialWitness", { timeout: 60_000 }, () => {

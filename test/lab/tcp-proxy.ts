@@ -2,11 +2,15 @@
  * A TCP proxy that tests put in front of a control plane or a store, to cut, stall and heal it as a network would.
  *
  * `cut` is what a client notices at once (reset, refused); `stall` is what it notices only by its own timer: the
- * connection stands and says nothing, which is where lost answers come from.
+ * connection stands and says nothing, which is where lost answers come from. Both can be armed to happen as certain bytes
+ * pass, so that a test hits the very message it means: what a server says on a websocket, and HTTP both ways, is plain text.
  */
 import { connect, createServer, type Server, type Socket } from "node:net";
 
 type Mode = "open" | "cut" | "stalled";
+
+/** A watched text may be this long when it comes in two pieces; the marks that tests look for are far shorter. */
+const watchedBytesMax = 256;
 
 export interface TcpProxyOptions {
   readonly targetHost?: string;
@@ -15,6 +19,22 @@ export interface TcpProxyOptions {
   readonly listenPort?: number;
   /** One-way delay in each direction, in ms: 25 makes a 50 ms round trip. */
   readonly delayMs?: number;
+}
+
+/** Which way bytes go: from the clients, or to them. */
+export type Direction = "up" | "down";
+
+interface Watch {
+  readonly text: Buffer;
+  readonly direction: Direction;
+  /** True when it has taken the chunk into its own hands. */
+  readonly found: (passing: Passing) => boolean;
+}
+
+interface Passing {
+  readonly from: Socket;
+  readonly to: Socket;
+  readonly chunk: Buffer;
 }
 
 export class TcpProxy {
@@ -28,6 +48,9 @@ export class TcpProxy {
   readonly #options: TcpProxyOptions;
   readonly #pairs = new Set<readonly [Socket, Socket]>();
   readonly #waiting = new Set<Socket>();
+  readonly #watches = new Set<Watch>();
+  /** What a stall caught on its way; delivered by `heal`. */
+  #withheld: Passing[] = [];
   #mode: Mode = "open";
 
   constructor(server: Server, port: number, options: TcpProxyOptions) {
@@ -56,9 +79,76 @@ export class TcpProxy {
     for (const pair of this.#pairs) for (const socket of pair) socket.pause();
   }
 
+  /**
+   * Cuts, once, when the text passes: `before` it arrives, so that nobody behind has seen it, or `after` it was handed on,
+   * so that nothing that is said in answer comes back. Resolves when it has been cut; it stays cut until `heal`.
+   */
+  cutWhen(text: string, options: { direction: Direction; when: "before" | "after" }): Promise<void> {
+    return new Promise((resolve) => {
+      const cut = () => {
+        this.cut();
+        resolve();
+      };
+      this.#once(text, options.direction, ({ to, chunk }) => {
+        if (options.when === "before") cut();
+        else {
+          this.stall();
+          to.write(chunk, cut);
+        }
+      });
+    });
+  }
+
+  /** Stalls, once, when the text comes: it is held back with all that follows, and arrives after `heal`. Resolves when it is held. */
+  stallWhen(text: string, options: { direction: Direction }): Promise<void> {
+    return new Promise((resolve) => {
+      this.#once(text, options.direction, (passing) => {
+        this.#withheld.push(passing);
+        this.stall();
+        resolve();
+      });
+    });
+  }
+
+  /** Resets each connection by which a client sends the text, and leaves the others alone; until the returned function is called. */
+  refuse(text: string): { count: () => number; end: () => void } {
+    let refused = 0;
+    const watch: Watch = {
+      text: Buffer.from(text),
+      direction: "up",
+      found: ({ from, to }) => {
+        refused += 1;
+        from.resetAndDestroy();
+        to.resetAndDestroy();
+        return true;
+      },
+    };
+    this.#watches.add(watch);
+    return { count: () => refused, end: () => void this.#watches.delete(watch) };
+  }
+
+  /** Disarms whatever waits for a text. */
+  disarm(): void {
+    this.#watches.clear();
+  }
+
+  #once(text: string, direction: Direction, found: (passing: Passing) => void): void {
+    const watch: Watch = {
+      text: Buffer.from(text),
+      direction,
+      found: (passing) => {
+        this.#watches.delete(watch);
+        found(passing);
+        return true;
+      },
+    };
+    this.#watches.add(watch);
+  }
+
   /** Works again: stalled connections go on with what was held back, cut ones must be made anew. */
   heal(): void {
     this.#mode = "open";
+    for (const { to, chunk } of this.#withheld.splice(0)) if (!to.destroyed) to.write(chunk);
     for (const pair of this.#pairs) for (const socket of pair) socket.resume();
     for (const client of [...this.#waiting]) {
       this.#waiting.delete(client);
@@ -82,6 +172,7 @@ export class TcpProxy {
     for (const client of this.#waiting) client.resetAndDestroy();
     this.#pairs.clear();
     this.#waiting.clear();
+    this.#withheld = [];
   }
 
   #accept(client: Socket): void {
@@ -108,10 +199,10 @@ export class TcpProxy {
     const pair = [client, target] as const;
     this.#pairs.add(pair);
     const over = () => this.#pairs.delete(pair);
-    this.#carry(client, target, (bytes) => {
+    this.#carry(client, target, "up", (bytes) => {
       this.bytesUp += bytes;
     });
-    this.#carry(target, client, (bytes) => {
+    this.#carry(target, client, "down", (bytes) => {
       this.bytesDown += bytes;
     });
     // One accepted while stalled was paused by hand, and listening for data alone does not undo that.
@@ -121,11 +212,15 @@ export class TcpProxy {
   }
 
   /** Data in order, each chunk after `delayMs`; a full receiver stops the sender. */
-  #carry(from: Socket, to: Socket, count: (bytes: number) => void): void {
+  #carry(from: Socket, to: Socket, direction: Direction, count: (bytes: number) => void): void {
     const delayMs = this.#options.delayMs ?? 0;
     const later = (act: () => void) => (delayMs === 0 ? act() : void setTimeout(act, delayMs));
-    from.on("data", (chunk) => {
+    let tail = Buffer.alloc(0);
+    from.on("data", (chunk: Buffer) => {
       count(chunk.length);
+      const before = tail;
+      tail = (chunk.length >= watchedBytesMax ? chunk : Buffer.concat([before, chunk])).subarray(-watchedBytesMax);
+      if (this.#caught(direction, before, { from, to, chunk })) return;
       later(() => {
         if (to.destroyed || to.write(chunk)) return;
         from.pause();
@@ -136,6 +231,16 @@ export class TcpProxy {
     });
     from.on("end", () => later(() => to.end()));
     from.on("close", () => later(() => to.destroy()));
+  }
+
+  /** Whether a watch has taken the chunk. A text may begin in the bytes before, but must end in this chunk. */
+  #caught(direction: Direction, before: Buffer, passing: Passing): boolean {
+    for (const watch of this.#watches) {
+      if (watch.direction !== direction) continue;
+      const begun = watch.text.length > 1 ? before.subarray(-(watch.text.length - 1)) : Buffer.alloc(0);
+      if (Buffer.concat([begun, passing.chunk]).includes(watch.text) && watch.found(passing)) return true;
+    }
+    return false;
   }
 }
 
