@@ -12,6 +12,9 @@ import { type Keys, verify } from "./signature.ts";
 
 /** S3's own bound of a key is 1,024 bytes. */
 const keyBytesMax = 1024;
+/** Read of the body of a refused request and thrown away. Unread, the connection ends with it, and the client's next
+ *  request on that connection fails for no reason of its own; beyond this, ending it is cheaper than reading on. */
+const drainedBytesMax = 1024 * 1024;
 /** S3's own bound of a page of a list. */
 const listRowsMax = 1000;
 
@@ -100,11 +103,26 @@ export function createFace(options: FaceOptions): (request: Request) => Promise<
 
   return async (request) => {
     const { operation, response, sentBytes } = await answer(request);
+    if (!response.ok) await drain(request);
     const receivedBytes = operation === "GetObject" ? Number(response.headers.get("content-length") ?? 0) : 0;
     counter?.add("s3", operation, { sentBytes, receivedBytes });
     // S3 says nothing in the body of a HEAD; the SDK names the error by the status.
     return request.method === "HEAD" && !response.ok ? new Response(null, { status: response.status }) : response;
   };
+}
+
+async function drain(request: Request): Promise<void> {
+  if (request.body === null || request.bodyUsed) return;
+  const reader = request.body.getReader();
+  try {
+    for (let left = drainedBytesMax; left > 0; ) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      left -= value.byteLength;
+    }
+  } catch {
+    // The client has gone; so has its connection.
+  }
 }
 
 function decodedKey(path: string): string | null {
