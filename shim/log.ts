@@ -10,6 +10,7 @@ export interface Log {
 
 /** `human`: one short line; otherwise one JSON object a line. `debug` is written only when asked for. */
 export function lineLog(options: {
+  /** Takes one line without its newline. */
   write: (line: string) => void;
   now: () => string;
   human: boolean;
@@ -19,13 +20,13 @@ export function lineLog(options: {
     write(level, message, fields = {}) {
       if (level === "debug" && !options.debug) return;
       if (!options.human) {
-        options.write(`${JSON.stringify({ at: options.now(), level, message, ...fields })}\n`);
+        options.write(`${JSON.stringify({ at: options.now(), level, message, ...fields })}`);
         return;
       }
       const details = Object.entries(fields)
         .map(([key, value]) => ` ${key}=${typeof value === "string" ? value : JSON.stringify(value)}`)
         .join("");
-      options.write(`${level === "info" ? "" : `${level}: `}${message}${details}\n`);
+      options.write(`${level === "info" ? "" : `${level}: `}${message}${details}`);
     },
   };
 }

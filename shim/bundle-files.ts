@@ -1,0 +1,36 @@
+/** The bundles of migrations under way on this host: one file each below STATE/bundles, kept until the migration is forgotten (I3). */
+import { mkdir, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { removeFile } from "./durable-file.ts";
+
+const suffix = ".bundle";
+
+export class BundleFiles {
+  readonly #directory: string;
+
+  private constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  /** Makes the directory (0700) and removes what belongs to no migration in `known`: leavings of a crash. */
+  static async open(stateDirectory: string, known: readonly string[]): Promise<BundleFiles> {
+    const directory = join(stateDirectory, "bundles");
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    const kept = new Set(known);
+    for (const name of await readdir(directory)) {
+      const end = name.indexOf(suffix);
+      const isWhole = name.endsWith(suffix);
+      if (end > 0 && !(isWhole && kept.has(name.slice(0, end)))) await removeFile(join(directory, name));
+    }
+    return new BundleFiles(directory);
+  }
+
+  path(migrationId: string): string {
+    return join(this.#directory, migrationId + suffix);
+  }
+
+  async remove(migrationId: string): Promise<void> {
+    await removeFile(`${this.path(migrationId)}.partial`);
+    await removeFile(this.path(migrationId));
+  }
+}

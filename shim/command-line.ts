@@ -1,0 +1,85 @@
+/** The shim's own command line, for the bundle that runs without the rest of vmferry: arguments first, then VMFERRY_*. */
+import { parseArgs } from "node:util";
+import type { ShimOptions } from "./main.ts";
+
+export const shimUsage = `Usage: vmferry shim --url URL [--join TOKEN] [--name NAME] [--state DIR] [--libvirt SOCKET|URI]
+                    [--migration-address ADDR] [--peer-listen ADDR:PORT] [--allow-path DIR ...]
+Each option may also come from the environment: VMFERRY_URL, VMFERRY_JOIN, VMFERRY_NAME, VMFERRY_STATE,
+VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_ALLOW_PATH (separated by colons).`;
+
+export type ParsedArguments = { help: true } | { help: false; options: Omit<ShimOptions, "out" | "err" | "signal"> };
+
+/** Throws an Error whose sentence names the wrong option. */
+export function parseShimArguments(
+  args: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): ParsedArguments {
+  const { values } = parseArgs({
+    args: [...args],
+    strict: true,
+    allowPositionals: false,
+    options: {
+      url: { type: "string" },
+      join: { type: "string" },
+      name: { type: "string" },
+      state: { type: "string" },
+      libvirt: { type: "string" },
+      "migration-address": { type: "string" },
+      "peer-listen": { type: "string" },
+      "allow-path": { type: "string", multiple: true },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  if (values.help === true) return { help: true };
+  const given = (value: string | undefined, name: string) => {
+    const found = value ?? env[name];
+    return found === undefined || found === "" ? undefined : found;
+  };
+  const optional = <K extends string>(key: K, value: string | undefined): Partial<Record<K, string>> => {
+    const found: Partial<Record<K, string>> = {};
+    if (value !== undefined) found[key] = value;
+    return found;
+  };
+  const url = given(values.url, "VMFERRY_URL");
+  if (url === undefined) throw new Error("--url URL is missing");
+  return {
+    help: false,
+    options: {
+      url,
+      ...optional("joinToken", given(values.join, "VMFERRY_JOIN")),
+      ...optional("name", given(values.name, "VMFERRY_NAME")),
+      ...optional("stateDir", given(values.state, "VMFERRY_STATE")),
+      ...optional("libvirt", given(values.libvirt, "VMFERRY_LIBVIRT")),
+      ...optional("migrationAddress", given(values["migration-address"], "VMFERRY_MIGRATION_ADDRESS")),
+      ...optional("peerListen", given(values["peer-listen"], "VMFERRY_PEER_LISTEN")),
+      allowPaths: values["allow-path"] ?? (env.VMFERRY_ALLOW_PATH ?? "").split(":").filter((path) => path !== ""),
+    },
+  };
+}
+
+/** Runs the shim as a process of its own; resolves with its exit code. A second signal ends it at once. */
+export async function runFromArguments(run: (options: ShimOptions) => Promise<number>): Promise<number> {
+  const out = (line: string) => void process.stdout.write(`${line}\n`);
+  const err = (line: string) => void process.stderr.write(`${line}\n`);
+  let parsed: ParsedArguments;
+  try {
+    // `vmferry-shim shim ...` is taken as well, so that both names of the program accept the same line.
+    const args = process.argv.slice(process.argv[2] === "shim" ? 3 : 2);
+    parsed = parseShimArguments(args, process.env);
+  } catch (error) {
+    err(`vmferry shim: usage: ${error instanceof Error ? error.message : "wrong arguments"}`);
+    err(shimUsage);
+    return 64;
+  }
+  if (parsed.help) {
+    out(shimUsage);
+    return 0;
+  }
+  const stop = new AbortController();
+  for (const name of ["SIGINT", "SIGTERM"] as const)
+    process.on(name, () => {
+      if (stop.signal.aborted) process.exit(130);
+      stop.abort();
+    });
+  return run({ ...parsed.options, out, err, signal: stop.signal });
+}

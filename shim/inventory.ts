@@ -1,0 +1,162 @@
+/**
+ * What the fleet knows of this host's domains: a complete list at each welcome, then only what has changed. Events say
+ * when to look, a slow rescan finds what no event told (a snapshot taken by hand has none). The functions keep the list;
+ * this remembers only what was last sent, so that nothing is sent twice.
+ */
+import type { LibvirtConnection } from "#libvirt/client";
+import type { RemoteDomain } from "#libvirt/handle";
+import { procedures } from "#libvirt/procedures";
+import { inventoryDomainsMax, messageBytesMax } from "#protocol/limits";
+import type { InventoryDomain, UpMessage } from "#protocol/message";
+import { canonical } from "./canonical.ts";
+import type { Clock } from "./clock.ts";
+import { readInventoryDomain } from "./inventory-reader.ts";
+import { messageOf } from "./libvirt-fault.ts";
+import type { Log } from "./log.ts";
+import { read } from "./probe.ts";
+
+/** A burst of events (a start is three) becomes one look. */
+export const debounceMs = 1_000;
+
+/** What no event tells is seen within a minute. A look costs six small calls for each domain. */
+export const rescanMs = 60_000;
+
+/** Room for the envelope beside the entries. */
+const entriesBytesMax = messageBytesMax - 4_096;
+
+export interface InventoryParts {
+  libvirt(): Promise<LibvirtConnection>;
+  send(message: UpMessage): boolean;
+  clock: Clock;
+  log: Log;
+  signal: AbortSignal;
+}
+
+export class Inventory {
+  readonly #parts: InventoryParts;
+  /** UUID to the entry as it was last sent in this session. */
+  #sent = new Map<string, string>();
+  #fullDue = false;
+  /** There is reason to look, seen while a look was under way. */
+  #due = false;
+  #wake: (() => void) | null = null;
+
+  constructor(parts: InventoryParts) {
+    this.#parts = parts;
+  }
+
+  /** A session has opened: the next look sends everything. */
+  welcome(): void {
+    this.#fullDue = true;
+    this.#look();
+  }
+
+  /** Hears of changes on a new connection. */
+  async listen(libvirt: LibvirtConnection): Promise<void> {
+    this.#look();
+    try {
+      await libvirt.onLifecycle(() => this.#look());
+    } catch (error) {
+      this.#parts.log.write("warn", "no events of libvirt; changes are seen by rescans only", {
+        cause: messageOf(error),
+      });
+    }
+  }
+
+  /** Looks whenever there is reason to, until stopped. Never rejects. */
+  async run(): Promise<void> {
+    const { clock, log, signal } = this.#parts;
+    while (!signal.aborted) {
+      this.#due = false;
+      try {
+        await this.refresh();
+      } catch (error) {
+        log.write("debug", "the inventory could not be read", { cause: messageOf(error) });
+      }
+      await this.#reason(clock, signal);
+      await clock.sleep(debounceMs, signal);
+    }
+  }
+
+  /** One look: reads every domain and sends what differs from what was sent. */
+  async refresh(): Promise<void> {
+    const libvirt = await this.#parts.libvirt();
+    const { domains } = await read(libvirt, procedures.connectListAllDomains, { needResults: true, flags: 0 });
+    const now = await readAll(libvirt, domains);
+    // Taken at the end of the look: a session that opened meanwhile wants all of it.
+    const full = this.#fullDue;
+    const known = full ? new Map<string, string>() : this.#sent;
+    const entries = new Map(now.map((domain) => [domain.uuid, canonical(domain)]));
+    const changed = now.filter((domain) => known.get(domain.uuid) !== entries.get(domain.uuid));
+    const gone = [...known.keys()].filter((uuid) => !entries.has(uuid));
+    this.#fullDue = false;
+    const messages = inventoryMessages({ full, domains: changed, gone });
+    // What did not leave is as if nothing had been sent: the next welcome sends all.
+    if (messages.every((message) => this.#parts.send(message))) this.#sent = entries;
+    else this.#fullDue = true;
+  }
+
+  #look(): void {
+    this.#due = true;
+    this.#wake?.();
+    this.#wake = null;
+  }
+
+  async #reason(clock: Clock, signal: AbortSignal): Promise<void> {
+    if (this.#due) return;
+    const enough = new AbortController();
+    this.#wake = () => enough.abort();
+    await clock.sleep(rescanMs, AbortSignal.any([signal, enough.signal]));
+    this.#wake = null;
+  }
+}
+
+async function readAll(libvirt: LibvirtConnection, domains: readonly RemoteDomain[]): Promise<InventoryDomain[]> {
+  const found: InventoryDomain[] = [];
+  // One after the other: the calls of one domain fill the connection's slots already.
+  for (const dom of domains) {
+    const domain = await readInventoryDomain(libvirt, dom);
+    if (domain !== null) found.push(domain);
+  }
+  return found.sort((a, b) => (a.uuid < b.uuid ? -1 : 1));
+}
+
+type InventoryMessage = Extract<UpMessage, { type: "inventory" }>;
+
+/** In messages that every transport carries. A complete list begins with `full`; no change is no message. */
+export function inventoryMessages(change: {
+  full: boolean;
+  domains: readonly InventoryDomain[];
+  gone: readonly string[];
+}): InventoryMessage[] {
+  const messages: InventoryMessage[] = [];
+  const start = (): InventoryMessage => ({
+    type: "inventory",
+    full: change.full && messages.length === 0,
+    last: false,
+    domains: [],
+    gone: [],
+  });
+  let message = start();
+  let bytes = 0;
+  const next = () => {
+    messages.push(message);
+    message = start();
+    bytes = 0;
+  };
+  for (const uuid of change.gone) {
+    if (message.gone.length === inventoryDomainsMax) next();
+    message.gone.push(uuid);
+    bytes += uuid.length + 3;
+  }
+  for (const domain of change.domains) {
+    const size = Buffer.byteLength(JSON.stringify(domain)) + 1;
+    if (message.domains.length === inventoryDomainsMax || bytes + size > entriesBytesMax) next();
+    message.domains.push(domain);
+    bytes += size;
+  }
+  if (message.domains.length > 0 || message.gone.length > 0 || message.full) messages.push(message);
+  const last = messages.at(-1);
+  if (last !== undefined) last.last = true;
+  return messages;
+}

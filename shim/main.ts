@@ -1,0 +1,244 @@
+/**
+ * The shim: wires journal, executor, libvirt and the session together, and carries them to a clean end. `runShim` is what
+ * the command line calls; started by itself, this file reads the same options from arguments and environment.
+ */
+import { existsSync, realpathSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { hostname } from "node:os";
+import { isAbsolute, resolve } from "node:path";
+import { LibvirtAddressError, parseLibvirtAddress } from "#libvirt/address";
+import { connectLibvirt } from "#libvirt/client";
+import { Fault, type FaultBody } from "#protocol/fault";
+import type { DownMessage, UpMessage } from "#protocol/message";
+import { BundleFiles } from "./bundle-files.ts";
+import { systemClock } from "./clock.ts";
+import { runFromArguments } from "./command-line.ts";
+import type { Session } from "./connection.ts";
+import { describeForQuery } from "./description.ts";
+import { drainMsMax, drainUntilIdle } from "./drain.ts";
+import { identify } from "./enrolment.ts";
+import { Executor } from "./executor.ts";
+import { Grants } from "./grants.ts";
+import { startHeartbeat } from "./heartbeat.ts";
+import { answerQuery } from "./inspection-desk.ts";
+import { Inventory } from "./inventory.ts";
+import { openJournal } from "./journal.ts";
+import { messageOf } from "./libvirt-fault.ts";
+import { type Log, lineLog } from "./log.ts";
+import { MigrationConnections } from "./migration-connections.ts";
+import { payloadsOf } from "./payloads.ts";
+import { readHostFacts } from "./session-facts.ts";
+import { SharedConnection } from "./shared-connection.ts";
+import { Slots } from "./slots.ts";
+import { controlPlaneOrigin, socketAddress } from "./socket-address.ts";
+import { lockState } from "./state-lock.ts";
+import { steps } from "./steps.ts";
+import { Supervisor } from "./supervisor.ts";
+
+export const stateDirectoryDefault = "/var/lib/vmferry-shim";
+
+/** Queries answered at once; each is a handful of reads. */
+const queriesAtOnceMax = 4;
+
+export interface ShimOptions {
+  url: string;
+  /** Only for the first time. */
+  joinToken?: string;
+  name?: string;
+  stateDir?: string;
+  /** Socket path or URI; absent: the usual sockets. */
+  libvirt?: string;
+  migrationAddress?: string;
+  /** Taken for the peer channel, which this version does not have. */
+  peerListen?: string;
+  allowPaths?: readonly string[];
+  /** One line, without its newline. */
+  out(line: string): void;
+  err(line: string): void;
+  /** Asks for a clean end: migrations under way are waited for. */
+  signal: AbortSignal;
+}
+
+/** Runs until stopped. Resolves with an exit code: 0 ended as asked, 1 cannot run (said on `err`), 64 wrong options. */
+export async function runShim(options: ShimOptions): Promise<number> {
+  const log = lineLog({
+    write: options.err,
+    now: systemClock.now,
+    human: process.stderr.isTTY,
+    debug: process.env.VMFERRY_DEBUG === "1",
+  });
+  try {
+    const fault = await serve(options, log);
+    if (fault === null) return 0;
+    sayFault(options.err, fault);
+    return 1;
+  } catch (error) {
+    if (error instanceof LibvirtAddressError) {
+      options.err(`vmferry shim: usage: --libvirt: ${error.message}`);
+      return 64;
+    }
+    if (!(error instanceof Fault)) throw error;
+    sayFault(options.err, error.toBody());
+    return error.code === "request.malformed" ? 64 : 1;
+  }
+}
+
+const sayFault = (err: (line: string) => void, { code, cause, action }: FaultBody) => {
+  err(`vmferry shim: ${code}: ${cause}`);
+  err(`  next: ${action}`);
+};
+
+async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> {
+  const origin = controlPlaneOrigin(options.url);
+  const clock = systemClock;
+  // Both are asked now so that a wrong option is an answer at once and not a log line later.
+  const libvirtAddress = () => parseLibvirtAddress(options.libvirt, existsSync);
+  libvirtAddress();
+  const allowPaths = (options.allowPaths ?? []).map(absolutePath);
+  const stateDirectory = resolve(options.stateDir ?? stateDirectoryDefault);
+  const migrationAddress = options.migrationAddress ?? null;
+  if (options.peerListen !== undefined)
+    log.write("warn", "--peer-listen has no effect in this version: cookies travel through the control plane");
+
+  await makeStateDirectory(stateDirectory);
+  const unlock = await lockState(stateDirectory);
+  const stop = new AbortController();
+  try {
+    const identity = await identify({
+      stateDirectory,
+      origin,
+      joinToken: options.joinToken,
+      name: options.name ?? hostname(),
+    });
+    const journal = await openJournal(stateDirectory);
+    const bundles = await BundleFiles.open(stateDirectory, await journal.list());
+    const connect = () => connectLibvirt({ ...libvirtAddress(), onEventFault: (fault) => eventFault(log, fault) });
+    const send = (message: UpMessage): boolean => supervisor.send(message);
+    const shared = new SharedConnection({
+      connect,
+      onOpened: (libvirt) => void inventory.listen(libvirt),
+      clock,
+      log,
+      signal: stop.signal,
+    });
+    const libvirt = () => shared.get();
+    const inventory = new Inventory({ libvirt, send, clock, log, signal: stop.signal });
+    const connections = new MigrationConnections(connect, (id, cause) => executor.connectionLost(id, cause));
+    const grants = new Grants(send);
+    const parts = {
+      journal,
+      steps,
+      connections,
+      inventory: libvirt,
+      payloadsFor: (command: { id: string; migrationId: string }) =>
+        payloadsOf({ grants, command, bundlePath: bundles.path(command.migrationId), clock, log }),
+      bundles,
+      migrationAddress,
+      allowPaths,
+      send,
+      clock,
+      log,
+    };
+    const executor = new Executor(parts);
+    const querySlots = new Slots(queriesAtOnceMax);
+    const facts = () => readHostFacts({ libvirt, migrationAddress });
+    let stopHeartbeat = () => {};
+
+    const answer = async (message: Extract<DownMessage, { type: "query" }>): Promise<void> => {
+      const given = await answerQuery(parts, querySlots, message.query, async (domain) =>
+        describeForQuery(await libvirt(), domain),
+      );
+      send({ type: "answered", queryId: message.queryId, answer: given });
+    };
+    const supervisor = new Supervisor({
+      address: socketAddress(origin, identity.hostId),
+      hostId: identity.hostId,
+      sign: (nonce) => identity.sign(nonce),
+      facts,
+      clock,
+      log,
+      signal: stop.signal,
+      onSession: ({ welcome }: Session) => {
+        options.out(`vmferry shim: connected as ${welcome.name}`);
+        stopHeartbeat();
+        stopHeartbeat = startHeartbeat({ send, facts }, welcome.heartbeatMs);
+        executor.resend();
+        grants.resend();
+        inventory.welcome();
+      },
+      onResend: () => {
+        executor.resend();
+        grants.resend();
+      },
+      onRefused: (fault) => sayFault(options.err, fault),
+      onMessage: (message) => {
+        if (message.type === "command") executor.command(message.command);
+        else if (message.type === "acknowledged") void acknowledge(executor, message.commandId, log);
+        else if (message.type === "granted") grants.granted(message);
+        else if (message.type === "grantRefused") grants.refused(message);
+        else if (message.type === "query") void answer(message);
+      },
+    });
+
+    await executor.start();
+    const ended = drainUntilIdle({
+      executor,
+      signal: options.signal,
+      clock,
+      say: (line) => options.err(`vmferry shim: ${line}`),
+      msMax: drainMsMax,
+    }).then(() => stop.abort());
+    const running = [shared.keep(), inventory.run()];
+    const fault = await supervisor.run();
+    stop.abort();
+    stopHeartbeat();
+    await Promise.all([...running, fault === null ? ended : undefined]);
+    await connections.closeAll();
+    await shared.close();
+    await journal.close();
+    return fault;
+  } finally {
+    stop.abort();
+    unlock();
+  }
+}
+
+/** An acknowledgement that cannot be journalled comes again, because the report is sent again. */
+async function acknowledge(executor: Executor, commandId: string, log: Log): Promise<void> {
+  try {
+    await executor.acknowledged(commandId);
+  } catch (error) {
+    log.write("error", "an acknowledgement cannot be journalled", { command: commandId, cause: messageOf(error) });
+  }
+}
+
+function eventFault(log: Log, fault: unknown): void {
+  log.write("warn", "an event of libvirt was not understood", { cause: messageOf(fault) });
+}
+
+async function makeStateDirectory(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new Fault({
+      code: "request.malformed",
+      cause: `The state directory ${path} cannot be made: ${messageOf(error)}.`,
+      action: "Start the shim as root, or give a directory that it may write with --state.",
+      retry: "person",
+    });
+  }
+}
+
+function absolutePath(path: string): string {
+  if (isAbsolute(path)) return resolve(path);
+  throw new Fault({
+    code: "request.malformed",
+    cause: `--allow-path ${path} is not an absolute path.`,
+    action: "Give the directory below which disks may lie, as in --allow-path /srv/images.",
+    retry: "never",
+  });
+}
+
+if (process.argv[1] !== undefined && existsSync(process.argv[1])) {
+  if (realpathSync(process.argv[1]) === import.meta.filename) process.exitCode = await runFromArguments(runShim);
+}
