@@ -45,6 +45,11 @@ export class Running {
     );
   }
 
+  /** Resolves with the exit code when it has ended by itself or by a signal (128). */
+  get exited(): Promise<number> {
+    return this.#exited;
+  }
+
   get alive(): boolean {
     return this.child.exitCode === null && this.child.signalCode === null;
   }
@@ -85,6 +90,11 @@ export interface FleetOptions {
   up?: readonly string[];
   /** The address that shims connect to, when a proxy stands in between; a function of the control plane's port and the host. */
   shimUrl?: (port: number, host: Host) => Promise<string>;
+  /**
+   * These hosts' shims run inside their host's mount and UTS namespace, as on a machine of its own: they see the host's
+   * configuration, hostname and mounts. The others see the machine's.
+   */
+  inside?: (host: Host) => boolean;
   /** Run the built bundles in dist/ instead of the sources. */
   built?: boolean;
   log?: (line: string) => void;
@@ -154,8 +164,9 @@ export class Fleet {
       host.migrationAddress,
       ...join_,
     ];
-    const command =
+    const plain =
       this.#options.built === true ? this.#command("shim.mjs", words) : this.#command("", ["shim", ...words]);
+    const command = this.#options.inside?.(host) === true ? await insideOf(host, plain) : plain;
     const running = new Running(`vmferry shim ${host.name}`, command, this.env);
     this.shims.set(host.name, running);
     await running.says(`vmferry shim: connected as ${host.name}`);
@@ -209,6 +220,13 @@ export class Fleet {
     await this.controlPlane?.stop();
     await rm(this.dir, { recursive: true, force: true });
   }
+}
+
+/** The command in the namespaces of a host's libvirtd. nsenter becomes the command, so its pid is the command's. */
+async function insideOf(host: Host, command: string[]): Promise<string[]> {
+  const daemon = await host.daemon();
+  if (daemon === undefined) throw new Error(`libvirtd of ${host.name} is down`);
+  return ["nsenter", "--target", String(daemon.pid), "--mount", "--uts", "--", ...command];
 }
 
 /** A port that is free now. */
