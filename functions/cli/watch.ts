@@ -20,7 +20,7 @@ export interface Watcher {
   notice(line: string): void;
 }
 
-/** Resolves with the ended migration. Throws `watch.lostSight`; `signal`'s reason when aborted. */
+/** Resolves with the migration once it has ended or is stranded. Throws `watch.lostSight`; `signal`'s reason when aborted. */
 export async function follow(
   client: ApiClient,
   id: string,
@@ -39,7 +39,8 @@ export async function follow(
         const { migration } = item;
         version = migration.version;
         watcher.changed(migration);
-        if (migration.step === "ended") return migration;
+        // A stranded one may yet go on, but whoever waits here has to act now.
+        if (migration.step === "ended" || migration.status === "stranded") return migration;
       }
     } catch (error) {
       signal.throwIfAborted();

@@ -72,3 +72,20 @@ export function strand(draft: Draft, text: string): Draft {
   if (draft.state.status === "stranded") return draft;
   return note(change(draft, { status: "stranded" }), { note: `stranded: ${text}` });
 }
+
+/** Stranded by silence: the cause is the silence, until the host speaks again. */
+export function strandSilent(draft: Draft, failure: Failure): Draft {
+  if (draft.state.status === "stranded") return draft;
+  return strand(fail(draft, failure), failure.action);
+}
+
+/** On the way forward a failure is recorded only by silence; on the way back it is why we turned round and stays. */
+const forwardSteps: ReadonlySet<Step> = new Set(["performing", "finishing", "confirming", "settling"]);
+
+/** A host that was silent has spoken: its silence is no longer why anything fails. */
+export function wake(draft: Draft): Draft {
+  const { status, step, failure } = draft.state;
+  if (status !== "stranded") return draft;
+  const silence = failure?.code === "host.offline" || failure?.code === "step.overdue";
+  return change(draft, { status: "running", ...(silence && forwardSteps.has(step) ? { failure: null } : {}) });
+}

@@ -10,7 +10,7 @@ import type { CommandKind, Side } from "#protocol/command";
 import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
 import { change, type Draft, draftOf, enter, failureOf, issue, note, type Transition } from "./draft.ts";
 import type { MigrationEvent } from "./event.ts";
-import { hold, persistentSteps, retreat, strand } from "./retreat.ts";
+import { hold, persistentSteps, retreat, strandSilent, wake } from "./retreat.ts";
 import type { MigrationState, Pending, Step } from "./state.ts";
 
 export type { Transition } from "./draft.ts";
@@ -53,7 +53,7 @@ const fresh = (state: MigrationState): boolean =>
 function reported(draft: Draft, { report }: Reported): Draft {
   const pending = draft.state.pending.find((candidate) => candidate.id === report.commandId);
   if (pending === undefined || !stepsOf[pending.kind].includes(draft.state.step)) return draft;
-  const awake = draft.state.status === "stranded" ? change(draft, { status: "running" }) : draft;
+  const awake = wake(draft);
   if (!report.result.ok) return failed(awake, pending, report.result, report.ms);
   const { body, blobs } = report.result;
   if (body.kind !== pending.kind || body.kind === "restoreBundle") return draft;
@@ -185,29 +185,17 @@ function ticked(draft: Draft, unreachable: readonly Side[]): Draft {
   if (overdue === undefined) return draft;
   const away = unreachable.includes(overdue.side);
   const host = state[overdue.side].name;
+  const code = away ? ("host.offline" as const) : ("step.overdue" as const);
   if (again === undefined && state.step !== "performing") {
     const cause = away
       ? `Host ${host} has not been heard of while ${state.step} was waiting for it.`
       : `Host ${host} did not report ${overdue.kind} in time.`;
-    return retreat(
-      draft,
-      failureOf(
-        {
-          code: away ? "host.offline" : "step.overdue",
-          cause,
-          action: `Look at the shim on ${host} (journalctl -u vmferry-shim), then migrate again.`,
-          retry: "safe",
-        },
-        state.step,
-        overdue.side,
-      ),
-    );
+    const action = `Look at the shim on ${host} (journalctl -u vmferry-shim), then migrate again.`;
+    return retreat(draft, failureOf({ code, cause, action, retry: "safe" }, state.step, overdue.side));
   }
   // Perform may take hours on a reachable host; that is no reason to call anybody.
   if (state.step === "performing" && !away) return draft;
-  return strand(
-    draft,
-    `${state.step} waits for host ${host}, ${away ? "which is away" : "which is connected but silent"}. ` +
-      `Bring the shim on ${host} back; the migration then goes on by itself. Resume or destroy nothing by hand.`,
-  );
+  const cause = `${state.step} waits for host ${host}, ${away ? "which is away" : "which is connected but silent"}.`;
+  const action = `Bring the shim on ${host} back; the migration then goes on by itself. Resume or destroy nothing by hand.`;
+  return strandSilent(draft, failureOf({ code, cause, action, retry: "person" }, state.step, overdue.side));
 }

@@ -65,7 +65,7 @@ const allowed: Record<Room, readonly Room[]> = {
     "infra",
     "lab",
   ],
-  infra: [],
+  infra: ["cli"],
   lab: [],
   test: rooms.map(([, room]) => room),
 };

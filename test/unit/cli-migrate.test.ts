@@ -131,12 +131,12 @@ describe("migrate", () => {
       assert.match(ran.err, /^ {2}next: \S/m);
     });
 
-  test("stranded: exit 4 once it ended so, and the words of the person's next step", async () => {
+  test("stranded: exit 4 at once, though its step stays open, and the words of the person's next step", async () => {
     shims();
     const load = fleet.ports.migrations.load.bind(fleet.ports.migrations);
     fleet.ports.migrations.load = async (id) => {
       const state = await load(id);
-      return state === null || state.step !== "ended"
+      return state === null || state.step !== "confirming"
         ? state
         : {
             ...state,
