@@ -102,11 +102,13 @@ const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
  */
 export async function writeRuntimeLauncher(folder: string, workerd: string): Promise<string> {
   const path = join(folder, "workerd.sh");
+  // Asked after the signal is set: a parent that was gone before is noticed here, one that goes later by the signal.
+  const orphanCheck = `[ "$PPID" = ${process.pid} ] || exit 1; exec "$@"`;
   const script = [
     "#!/bin/sh",
     `cat /proc/$$/stat > ${quoted(runtimePidFile(folder))}`,
     "if command -v setpriv >/dev/null 2>&1; then",
-    `  exec setpriv --pdeathsig KILL -- ${quoted(workerd)} "$@"`,
+    `  exec setpriv --pdeathsig KILL -- /bin/sh -c ${quoted(orphanCheck)} sh ${quoted(workerd)} "$@"`,
     "fi",
     `exec ${quoted(workerd)} "$@"`,
     "",
