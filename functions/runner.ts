@@ -85,6 +85,7 @@ export function createRunner(ports: Ports): Runner {
     for (const effect of effects) {
       try {
         if (effect.type === "send") await send(state, effect.pending, payloads);
+        else if (effect.type === "discard") await ports.bundles.remove(effect.key);
         else await release(state);
       } catch (error) {
         log.write("warn", "an effect was not dispatched; it is repaired by heartbeat or timer", {

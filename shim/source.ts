@@ -377,7 +377,8 @@ function lostSource(name: string): Fault {
 /** The end of the way back: the source's domain is as it was, its tree complete and compared (I4). */
 export const restore: Step<"restore"> = async (work) => {
   const { domain, bundle } = work.command;
-  const path = bundle === null ? null : await work.payloads.downloadBundle(bundle);
+  // A source that was never stripped has its tree in libvirt: no bucket is needed to go back, not even one that is away.
+  const path = bundle !== null && isStripped(work.history) ? await work.payloads.downloadBundle(bundle) : null;
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"restore">> => {
       const dom = await mustLookUp(libvirt, domain);
@@ -391,7 +392,7 @@ export const restore: Step<"restore"> = async (work) => {
           retry: "person",
         });
       let tree: Tree;
-      if (path !== null && isStripped(work.history)) {
+      if (path !== null) {
         tree = await completeTree(libvirt, dom, path, await readBundleTree(path));
         await work.milestone("redefined");
       } else tree = await readLiveTree(libvirt, dom);

@@ -83,9 +83,10 @@ function failed(draft: Draft, pending: Pending, result: FailedResult, ms: number
     case "inspectSource":
     case "inspectDestination":
     case "export":
-    case "stage":
     case "begin":
       return retreat(draft, failure);
+    case "stage":
+      return retreat(fault.code === "bundle.altered" ? discardBundle(draft) : draft, failure);
     case "prepare":
       // Prepare failed: no Finish, there is nothing to abort over there (virDomainMigrateVersion3Full); unstaging still looks.
       return retreat(change(draft, { touched: { ...draft.state.touched, prepared: false, staged: true } }), failure);
@@ -111,6 +112,11 @@ function failed(draft: Draft, pending: Pending, result: FailedResult, ms: number
     case "restoreBundle":
       return draft;
   }
+}
+
+function discardBundle(draft: Draft): Draft {
+  const { bundle } = draft.state;
+  return bundle === null ? draft : { ...draft, effects: [...draft.effects, { type: "discard", key: bundle.key }] };
 }
 
 /** Before Perform a cancel turns round at once; during Perform it asks libvirt to stop and the end of Perform decides; later it is too late. */

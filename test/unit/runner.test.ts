@@ -75,7 +75,9 @@ function world() {
         const bytes = state.bucket.get(key);
         return bytes === undefined ? null : { bytes };
       },
-      remove: async () => undefined,
+      remove: async (key) => {
+        state.bucket.delete(key);
+      },
     },
     sockets: {
       push: async (hostId, message) => {
@@ -158,6 +160,25 @@ describe("runner", () => {
     await serve(it.pushed, it.runner);
     assert.ok(it.requests.length > 20 && it.requests.length <= 40, `${it.requests.length}: ${it.requests.join(" ")}`);
   });
+
+  for (const { code, kept } of [
+    { code: "bundle.altered", kept: false },
+    { code: "bundle.unreachable", kept: true },
+  ] as const)
+    test(`a staging that ends in ${code} ${kept ? "leaves the bundle" : "takes the bundle out of the bucket"}`, async () => {
+      await it.runner.request(request);
+      for (let next = it.pushed.shift(); next !== undefined; next = it.pushed.shift()) {
+        if (next.message.type !== "command") continue;
+        const { command } = next.message;
+        const fault = { code, cause: "c", action: "a", retry: "safe" } as const;
+        const report = reportOf(command);
+        const failed = { ...report, result: { ok: false as const, fault } };
+        await it.runner.reported(next.hostId, command.kind === "stage" ? failed : report);
+      }
+      assert.equal((await it.ports.migrations.load(request.id))?.status, "rolledBack");
+      // What is still there counts as present at the next export of the same tree, whatever it holds.
+      assert.equal(it.state.bucket.has(bundleRef.key), kept);
+    });
 
   test("what is pushed and lost comes again, the very same, until its report is stored", async () => {
     it.state.losePushes = true;
