@@ -255,7 +255,7 @@ function findDiskRisk(file: FileFacts, sameness: Sameness, facts: SourceFacts, f
     );
 }
 
-/** QEMU 4.0.0: x-check-cache-dropped's siblings are in, and libvirt takes every file cache mode as safe. */
+/** QEMU 4.0.0 has the file driver's drop-cache; libvirt takes every cache mode as safe then (qemuMigrationSrcIsSafe). Inferred, not tried. */
 const dropsCacheSince = 4_000_000;
 
 function findOtherFile(file: FileFacts, bytesHere: number, findings: Findings): void {

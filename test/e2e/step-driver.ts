@@ -150,6 +150,8 @@ export class Crossing {
   readonly destination: Side;
   readonly domain: { uuid: string; name: string };
   readonly options: MigrateOptions;
+  /** Holds the bundles of both sides and of the bucket. */
+  readonly dir: string;
   bundle: BundleRef | null = null;
   began: ReportBodyOf<"begin"> | undefined;
   prepared: ReportBodyOf<"prepare"> | undefined;
@@ -162,11 +164,13 @@ export class Crossing {
     destination: Side,
     domain: { uuid: string; name: string },
     options: MigrateOptions,
+    dir: string,
   ) {
     this.source = source;
     this.destination = destination;
     this.domain = domain;
     this.options = options;
+    this.dir = dir;
   }
 
   static async start(
@@ -179,7 +183,7 @@ export class Crossing {
     const blobs = new Map<string, Uint8Array>();
     const { uuid, name } = domain;
     const sides = [new Side(hosts.source, dir, blobs), new Side(hosts.destination, dir, blobs)] as const;
-    return new Crossing(sides[0], sides[1], { uuid, name }, options);
+    return new Crossing(sides[0], sides[1], { uuid, name }, options, dir);
   }
 
   head<K extends CommandKind>(kind: K) {
