@@ -37,10 +37,15 @@ export function bundleRoutes(deps: AppDeps): Route[] {
   /** A task that was cut short between its creation and its push is gone on with; the command's id makes the repetition harmless (I6). */
   const goOn = async (task: BundleTask) => (task.status === "running" ? runner.requestBundle(task) : task);
 
-  async function refuseTask(host: HostRecord, side: "source" | "destination", domain: { uuid: string; name: string }) {
+  async function refuseTask(
+    id: string,
+    host: HostRecord,
+    side: "source" | "destination",
+    domain: { uuid: string; name: string },
+  ) {
     // A restore brings metadata to a domain that is there or was there: cordoning keeps new domains away, not their repair.
     refuse(hostRefusals({ ...host, cordoned: false }, side, ports.clock.now()));
-    const busy = await busyRefusal(ports, domain);
+    const busy = await busyRefusal(ports, domain, id);
     refuse(busy === null ? [] : [busy]);
   }
 
@@ -75,7 +80,7 @@ export function bundleRoutes(deps: AppDeps): Route[] {
         const named = asked.body.host === undefined ? null : await hostNamed(ports, asked.body.host);
         const { domain, host } = await placeDomain(ports, asked.body.domain, named);
         const ref = { uuid: domain.uuid, name: domain.name };
-        await refuseTask(host, "source", ref);
+        await refuseTask(id, host, "source", ref);
         return accepted(
           await runner.requestBundle({
             id,
@@ -165,7 +170,7 @@ export function bundleRoutes(deps: AppDeps): Route[] {
         if (known !== null) return accepted(await goOn(known));
         const { host: hostName, domain, bundle } = asked.body;
         const host = await hostNamed(ports, hostName);
-        await refuseTask(host, "destination", domain);
+        await refuseTask(id, host, "destination", domain);
         // The bucket's own key for this digest: a restore never reads an object that was not uploaded as a bundle.
         const { key } = await ports.bundles.grantPut({
           purpose: "bundle",

@@ -1,11 +1,11 @@
 /**
- * The events of one migration as server-sent events. The feed only wakes the stream; what is sent is read from the store,
- * so a lost wake-up costs `idleMs` and never an event. Each event holds the whole resource, so resuming from any version
- * misses nothing: the timeline in it is complete.
+ * The events of one migration as server-sent events. The feed brings the state as it was committed; where it brings none,
+ * or nothing for `idleMs`, the store is read, so a lost event costs time only. Each event holds the whole resource, so
+ * resuming from any version misses nothing: the timeline in it is complete.
  */
 import type { Progress } from "#protocol/message";
 import type { MigrationState } from "../core/state.ts";
-import type { Ports } from "../ports.ts";
+import type { FeedEvent, Ports } from "../ports.ts";
 import { migrationResource } from "./migration-resource.ts";
 
 export interface Watch {
@@ -74,9 +74,10 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
       if (rung === "progress" && bell.progress !== null) yield eventText({ name: "progress", data: bell.progress });
       else {
         if (rung === "idle") yield ": still here\n\n";
-        const newer = await ports.migrations.load(id);
+        const newer = (rung === "changed" ? bell.takeState() : null) ?? (await ports.migrations.load(id));
         if (newer === null) return;
-        state = newer;
+        // Events may overtake each other; a state never goes back (I5).
+        if (newer.version > state.version) state = newer;
       }
     }
   } finally {
@@ -86,20 +87,29 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
 
 type Rung = "changed" | "progress" | "idle";
 
-/** Remembers what rang while nobody waited, the newest progress only. */
+/** Remembers what rang while nobody waited: the newest state and the newest progress only. */
 function doorbell() {
   let changed = false;
+  let brought: MigrationState | null = null;
   let fresh = false;
   let wake = () => {};
   const bell = {
     progress: null as Progress | null,
-    ring(progress: Progress | null) {
-      if (progress === null) changed = true;
-      else {
-        bell.progress = progress;
+    ring(event: FeedEvent) {
+      if (event.type === "changed") {
+        changed = true;
+        if (event.state !== undefined && event.state.version > (brought?.version ?? 0)) brought = event.state;
+      } else {
+        bell.progress = event.progress;
         fresh = true;
       }
       wake();
+    },
+    /** The newest state that was brought and not taken yet. */
+    takeState(): MigrationState | null {
+      const state = brought;
+      brought = null;
+      return state;
     },
     /** Ends a wait; nothing has rung. */
     stop() {
@@ -127,8 +137,7 @@ function doorbell() {
 /** Rings for every event of the feed. A feed that fails is only slower: the store is looked at every `idleMs`. */
 async function listen(ports: Ports, id: string, until: AbortSignal, bell: ReturnType<typeof doorbell>): Promise<void> {
   try {
-    for await (const event of ports.feed.subscribe(id, until))
-      bell.ring(event.type === "progress" ? event.progress : null);
+    for await (const event of ports.feed.subscribe(id, until)) bell.ring(event);
   } catch {
     if (!until.aborted) ports.log.write("debug", "the feed of a migration broke off", { migration: id });
   }

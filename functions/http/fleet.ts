@@ -144,10 +144,17 @@ export function pairRefusals(source: HostRecord, destination: HostRecord): Fault
   return [];
 }
 
-/** Who works on a domain already, as a refusal; null when nobody does. */
-export async function busyRefusal(ports: Ports, domain: { uuid: string; name: string }): Promise<FaultBody | null> {
+/**
+ * Who works on a domain already, as a refusal; null when nobody does, or only `own`: the same request, sent twice at once,
+ * finds the lock that its twin has taken meanwhile.
+ */
+export async function busyRefusal(
+  ports: Ports,
+  domain: { uuid: string; name: string },
+  own: string | null = null,
+): Promise<FaultBody | null> {
   const lock = await ports.migrations.domainLock(domain.uuid);
-  if (lock === null) return null;
+  if (lock === null || lock.migrationId === own) return null;
   return body(
     "domain.busy",
     `Domain ${domain.name} is already being worked on by ${lock.migrationId}.`,

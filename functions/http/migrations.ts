@@ -65,11 +65,11 @@ export function migrationRoutes(deps: AppDeps): Route[] {
       ],
       async handle(asked) {
         const { body } = asked;
-        const id = await resourceId(deps, asked, `m_${ports.ids.ulid()}`);
+        const fresh = `m_${ports.ids.ulid()}`;
+        const id = await resourceId(deps, asked, fresh);
         // A repeated key finds its migration whatever has become of the hosts since; one that was cut short between its
         // creation and its first command is gone on with.
-        const known =
-          asked.context.req.header("idempotency-key") === undefined ? null : await ports.migrations.load(id);
+        const known = id === fresh ? null : await ports.migrations.load(id);
         if (known !== null) return accepted(known.timeline.length > 0 ? known : await runner.request(known));
 
         const destination = await hostNamed(ports, body.destination);
@@ -79,7 +79,7 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         refuse(pairRefusals(source, destination));
         refuse(hostRefusals(source, "source", now));
         refuse(hostRefusals(destination, "destination", now));
-        const busy = await busyRefusal(ports, domain);
+        const busy = await busyRefusal(ports, domain, id);
         refuse(busy === null ? [] : [busy]);
 
         const state = await runner.request({

@@ -26,6 +26,10 @@ export function tokenRoutes(deps: AppDeps): Route[] {
     if (known !== null) return { status: 201 as const, value: { ...tokenResource(known), token: null } };
     const { text, record } = await mintToken(ports.ids, { ...want, id, at: ports.clock.now() });
     await ports.tokens.create(record);
+    // Of two requests with one key that come at once one record stands, and only its secret opens anything.
+    const standing = asked.context.req.header("idempotency-key") === undefined ? record : await ports.tokens.byId(id);
+    if (standing !== null && standing.secretSha256 !== record.secretSha256)
+      return { status: 201 as const, value: { ...tokenResource(standing), token: null } };
     ports.log.write("info", "token made", { kind: want.kind, token: id, by: asked.principal.name });
     return { status: 201 as const, value: { ...tokenResource(record), token: text } };
   }

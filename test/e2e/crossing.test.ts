@@ -108,7 +108,7 @@ describe("a running guest with a branching snapshot tree", { timeout }, () => {
       ],
     );
     for (const { bytes } of first.cookies) assert.ok(bytes > 0 && bytes <= inlineBytesMax);
-    assert.equal(first.receipt?.outcome, "running");
+    assert.equal(first.receipt?.outcome, "started");
     assert.ok((first.progress.transferredBytes ?? 0) > 0);
     assert.ok(first.progress.blackoutMs !== null);
     const text = (await world.fleet.mustRun(["migration", "show", first.id])).stdout;

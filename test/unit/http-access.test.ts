@@ -100,6 +100,15 @@ describe("a token", () => {
     ]);
   });
 
+  test("made twice at once by one key is one token, and no secret is shown that opens nothing", async () => {
+    const key = { "idempotency-key": "twins" };
+    const twins = await Promise.all([1, 2, 3].map(() => mint("/v1/api-tokens", { name: "ci" }, key)));
+    assert.equal(new Set(twins.map(({ id }) => id)).size, 1);
+    const shown = twins.flatMap(({ token }) => (token === null ? [] : [token]));
+    assert.equal(shown.length, 1);
+    for (const token of shown) assert.equal((await fleet.ask("/v1/hosts", { token })).status, 200);
+  });
+
   test("lists come in pages", async () => {
     for (const name of ["a", "b", "c"]) await mint("/v1/api-tokens", { name });
     const first = pageSchema.parse(await (await fleet.ask("/v1/api-tokens?limit=2")).json());

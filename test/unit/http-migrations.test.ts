@@ -193,6 +193,24 @@ describe("an Idempotency-Key", () => {
     assert.equal((await listed()).items.length, 1);
   });
 
+  test("whose twin is served between the look for it and the look at the lock makes one migration", async () => {
+    const { migrations } = fleet.ports;
+    const load = migrations.load.bind(migrations);
+    let twin: Promise<Migration> | undefined;
+    migrations.load = async (id) => {
+      const found = await load(id);
+      if (twin === undefined) {
+        migrations.load = load;
+        twin = started(key);
+        await twin;
+      }
+      return found;
+    };
+    const { id } = await started(key);
+    assert.equal(id, (await twin)?.id);
+    assert.equal((await listed()).items.length, 1);
+  });
+
   test("that cannot be one is refused", async () => {
     for (const bad of ["x".repeat(256), "two words"])
       assert.deepEqual(await refusal(await post(request, { "idempotency-key": bad })), [400, "request.malformed"]);
