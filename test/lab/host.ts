@@ -6,9 +6,10 @@
  * after a restart on a real host. The namespaces end with their last process: no mount can be left behind.
  */
 import { spawn } from "node:child_process";
-import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, open, readdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { makeMemoryFolder, removeMemoryFolder } from "./memory-folder.ts";
 import { findProgram, LabRefusal } from "./prerequisites.ts";
 import {
   identify,
@@ -177,6 +178,7 @@ export class Host {
   async #writeConfiguration(): Promise<void> {
     const { dir, addresses, migrationPortMin } = this.#options;
     await mkdir(dir, { recursive: true, mode: 0o700 });
+    await makeMemoryFolder(join(dir, "run"));
     for (const [folder] of mounts) await mkdir(join(dir, folder), { recursive: true });
     await chmod(dir, 0o700);
     await copyMissing(capabilitiesCacheDir, this.#capabilitiesDir);
@@ -301,9 +303,7 @@ export class Host {
     for (let left = await this.processes(); left.length > 0; left = await this.processes()) {
       await Promise.all(left.map((found) => killHard(found)));
     }
-    const runDir = join(this.dir, "run");
-    for (const entry of await readdir(runDir).catch(() => []))
-      await rm(join(runDir, entry), { recursive: true, force: true });
+    await removeMemoryFolder(join(this.dir, "run"));
   }
 
   /** The identity of libvirtd for a state file. */
