@@ -52,7 +52,7 @@ export function createBundleRunner(ports: Ports): BundleRunner {
   }
 
   async function release(task: BundleTask): Promise<void> {
-    await migrations.unpoint(task.host.id, task.id);
+    await migrations.unpoint([task.host.id], task.id);
     await migrations.unlockDomain(task.domain.uuid, task.id);
   }
 
@@ -89,7 +89,7 @@ export function createBundleRunner(ports: Ports): BundleRunner {
         await finish(known, { status: "failed", failure: fault.toBody() });
         throw fault;
       }
-      await migrations.point(input.host.id, input.id);
+      await migrations.point([input.host.id], input.id);
       const command = body(known);
       if (command !== null) await sockets.push(input.host.id, { type: "command", command });
       return known;

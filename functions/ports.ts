@@ -55,9 +55,9 @@ export interface MigrationStore {
   /** Every lock held: the active migrations, for the timer. */
   activeMigrations(): Promise<{ migrationId: string; domainUuid: string }[]>;
 
-  /** Names the migration at a host so that hello and heartbeat find its pending commands. */
-  point(hostId: string, migrationId: string): Promise<void>;
-  unpoint(hostId: string, migrationId: string): Promise<void>;
+  /** Names the migration at these hosts so that hello and heartbeat find its pending commands. May be repeated. */
+  point(hostIds: readonly string[], migrationId: string): Promise<void>;
+  unpoint(hostIds: readonly string[], migrationId: string): Promise<void>;
   /** Strongly consistent: the migrations that a host takes part in. */
   migrationsOf(hostId: string): Promise<string[]>;
 
@@ -163,13 +163,15 @@ export interface HostSockets {
   drop(hostId: string, cause: string): Promise<void>;
 }
 
-/** Tells consoles and watchers that something changed; they read the truth from the store. */
+/** Tells consoles and watchers that something changed. What is lost they read from the store. */
 export interface Feed {
   publish(topic: string, event: FeedEvent): Promise<void>;
   /** Ends when `signal` aborts. */
   subscribe(topic: string, signal: AbortSignal): AsyncIterable<FeedEvent>;
 }
-export type FeedEvent = { type: "changed"; version: number } | { type: "progress"; progress: Progress };
+export type FeedEvent =
+  /** `state` is the one that was just committed, so that no watcher has to load it: a request less for each and each step. */
+  { type: "changed"; version: number; state?: MigrationState | undefined } | { type: "progress"; progress: Progress };
 
 export interface Log {
   /** One JSON line; never a secret, an XML or a cookie (I9). */

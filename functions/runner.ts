@@ -95,7 +95,7 @@ export function createRunner(ports: Ports): Runner {
         });
       }
     }
-    await feed.publish(state.id, { type: "changed", version: state.version }).catch(() => {
+    await feed.publish(state.id, { type: "changed", version: state.version, state }).catch(() => {
       log.write("debug", "nobody was told of a change; watchers read the store", { migration: state.id });
     });
   }
@@ -136,10 +136,7 @@ export function createRunner(ports: Ports): Runner {
 
   /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands. */
   async function release(state: MigrationState): Promise<void> {
-    await Promise.all([
-      migrations.unpoint(state.source.id, state.id),
-      migrations.unpoint(state.destination.id, state.id),
-    ]);
+    await migrations.unpoint([state.source.id, state.destination.id], state.id);
     await migrations.unlockDomain(state.domain.uuid, state.id);
   }
 
@@ -195,10 +192,7 @@ export function createRunner(ports: Ports): Runner {
         await handleLoaded(known, { type: "refused", at, fault: fault.toBody() }, {});
         throw fault;
       }
-      await Promise.all([
-        migrations.point(input.source.id, input.id),
-        migrations.point(input.destination.id, input.id),
-      ]);
+      await migrations.point([input.source.id, input.destination.id], input.id);
       const started = transition(known, { type: "requested", at });
       if (started.state === known) return known;
       if ((await migrations.commit(started.state)) === "conflict") return (await migrations.load(input.id)) ?? known;
@@ -303,7 +297,7 @@ export function createRunner(ports: Ports): Runner {
       return;
     }
     if (state.step === "ended") return release(state);
-    await Promise.all([migrations.point(state.source.id, state.id), migrations.point(state.destination.id, state.id)]);
+    await migrations.point([state.source.id, state.destination.id], state.id);
     const at = clock.now();
     const unreachable: ("source" | "destination")[] = [];
     for (const side of ["source", "destination"] as const) {

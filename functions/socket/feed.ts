@@ -1,10 +1,12 @@
 /**
- * Tells watchers that a migration changed: one Durable Object per topic that passes events on to the streams open at that
- * moment and keeps none. A watcher reads the truth from the store, so a lost event only costs time.
+ * Tells watchers that a migration changed, and the state that was committed: one Durable Object per topic that passes
+ * events on to the streams open at that moment and keeps none. What a watcher misses it reads from the store, so a lost
+ * event only costs time.
  */
 import { DurableObject } from "cloudflare:workers";
 import * as z from "zod/mini";
 import { progressSchema } from "#protocol/message";
+import { migrationStateSchema } from "../core/state.ts";
 import type { Feed, FeedEvent } from "../ports.ts";
 import { type ObjectNamespace, objectOf } from "./object-namespace.ts";
 
@@ -14,7 +16,7 @@ const watchersMax = 1_000;
 const lagEventsMax = 32;
 
 const feedEventSchema = z.discriminatedUnion("type", [
-  z.object({ type: z.literal("changed"), version: z.int() }),
+  z.object({ type: z.literal("changed"), version: z.int(), state: z.optional(migrationStateSchema) }),
   z.object({ type: z.literal("progress"), progress: progressSchema }),
 ]);
 

@@ -8,7 +8,7 @@ import * as z from "zod/mini";
 import { type MigrationState, migrationStateSchema, type StoredBlob } from "#core/state";
 import { Fault } from "#protocol/fault";
 import type { Clock, CommitResult, MigrationStore, MigrationSummary, Page } from "../ports.ts";
-import { type Condition, type DynamoTable, type Item, itemDoesNotExist, itemExists } from "./dynamo-table.ts";
+import { type Condition, type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
 import { sha256Hex } from "./sha256.ts";
 import { bodyText, jsonOf, textOf } from "./stored-item.ts";
 
@@ -169,12 +169,14 @@ export class DynamoMigrations implements MigrationStore {
     }));
   }
 
-  async point(hostId: string, migrationId: string): Promise<void> {
-    await this.#table.put(`a pointer at host ${hostId}`, key(pointerKey(hostId, migrationId)), itemDoesNotExist);
+  async point(hostIds: readonly string[], migrationId: string): Promise<void> {
+    const pointers = hostIds.map((hostId) => key(pointerKey(hostId, migrationId)));
+    await this.#table.writeAll(`the pointers to ${migrationId}`, pointers, []);
   }
 
-  async unpoint(hostId: string, migrationId: string): Promise<void> {
-    await this.#table.delete(`a pointer at host ${hostId}`, pointerKey(hostId, migrationId), itemExists);
+  async unpoint(hostIds: readonly string[], migrationId: string): Promise<void> {
+    const pointers = hostIds.map((hostId) => pointerKey(hostId, migrationId));
+    await this.#table.writeAll(`the pointers to ${migrationId}`, [], pointers);
   }
 
   async migrationsOf(hostId: string): Promise<string[]> {

@@ -260,12 +260,12 @@ export const storeCases: Record<string, (stores: Stores) => Promise<void>> = {
   },
   "a host knows its migrations": async ({ migrations }) => {
     const [hostId, one, two] = [`h_${ulid()}`, `m_${ulid()}`, `m_${ulid()}`];
-    await migrations.point(hostId, one);
-    await migrations.point(hostId, two);
-    await migrations.point(hostId, two);
+    await migrations.point([hostId], one);
+    await migrations.point([hostId], two);
+    await migrations.point([hostId], two);
     assert.deepEqual((await migrations.migrationsOf(hostId)).sort(), [one, two].sort());
-    await migrations.unpoint(hostId, one);
-    await migrations.unpoint(hostId, one);
+    await migrations.unpoint([hostId], one);
+    await migrations.unpoint([hostId], one);
     assert.deepEqual(await migrations.migrationsOf(hostId), [two]);
     assert.deepEqual(await migrations.migrationsOf(`h_${ulid()}`), []);
   },

@@ -111,9 +111,9 @@ describe("stores in DynamoDB", () => {
       ["domainLock", 1, () => migrations.domainLock(lock.domainUuid)],
       ["activeMigrations", 1, () => migrations.activeMigrations()],
       ["unlockDomain", 1, () => migrations.unlockDomain(lock.domainUuid, state.id)],
-      ["point", 1, () => migrations.point(one.id, state.id)],
+      ["point", 1, () => migrations.point([one.id, "h_2"], state.id)],
       ["migrationsOf", 1, () => migrations.migrationsOf(one.id)],
-      ["unpoint", 1, () => migrations.unpoint(one.id, state.id)],
+      ["unpoint", 1, () => migrations.unpoint([one.id, "h_2"], state.id)],
       ["bindKey", 1, () => migrations.bindKey(key)],
       // The unique name is an item of its own, and so is its first reading.
       ["hosts.create", 2, () => hosts.create(one)],

@@ -111,13 +111,15 @@ export class MemoryMigrations implements MigrationStore {
     return [...this.#locks].map(([domainUuid, migrationId]) => ({ migrationId, domainUuid }));
   }
 
-  async point(hostId: string, migrationId: string): Promise<void> {
-    const pointers = this.#pointers.get(hostId) ?? new Set<string>();
-    this.#pointers.set(hostId, pointers.add(migrationId));
+  async point(hostIds: readonly string[], migrationId: string): Promise<void> {
+    for (const hostId of hostIds) {
+      const pointers = this.#pointers.get(hostId) ?? new Set<string>();
+      this.#pointers.set(hostId, pointers.add(migrationId));
+    }
   }
 
-  async unpoint(hostId: string, migrationId: string): Promise<void> {
-    this.#pointers.get(hostId)?.delete(migrationId);
+  async unpoint(hostIds: readonly string[], migrationId: string): Promise<void> {
+    for (const hostId of hostIds) this.#pointers.get(hostId)?.delete(migrationId);
   }
 
   async migrationsOf(hostId: string): Promise<string[]> {

@@ -66,10 +66,10 @@ describe("hosts", () => {
   });
 
   test("are removed with their socket, but not while a migration needs them", async () => {
-    await fleet.ports.migrations.point(hostId(2), "m_01JD0000000000000000000009");
+    await fleet.ports.migrations.point([hostId(2)], "m_01JD0000000000000000000009");
     const busy = await fleet.ask("/v1/hosts/host2", { method: "DELETE" });
     assert.deepEqual(await refusal(busy), [409, "request.conflict"]);
-    await fleet.ports.migrations.unpoint(hostId(2), "m_01JD0000000000000000000009");
+    await fleet.ports.migrations.unpoint([hostId(2)], "m_01JD0000000000000000000009");
     assert.equal((await fleet.ask("/v1/hosts/host2", { method: "DELETE" })).status, 204);
     assert.deepEqual(fleet.script.dropped, [hostId(2)]);
     assert.deepEqual(await refusal(await fleet.ask("/v1/hosts/host2", { method: "DELETE" })), [404, "host.absent"]);

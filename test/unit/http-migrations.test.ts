@@ -194,13 +194,13 @@ describe("an Idempotency-Key", () => {
   });
 
   test("whose twin is served between the look for it and the look at the lock makes one migration", async () => {
-    const { migrations } = fleet.ports;
-    const load = migrations.load.bind(migrations);
+    const { hosts } = fleet.ports;
+    const byName = hosts.byName.bind(hosts);
     let twin: Promise<Migration> | undefined;
-    migrations.load = async (id) => {
-      const found = await load(id);
+    hosts.byName = async (name) => {
+      const found = await byName(name);
       if (twin === undefined) {
-        migrations.load = load;
+        hosts.byName = byName;
         twin = started(key);
         await twin;
       }
