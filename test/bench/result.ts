@@ -134,7 +134,8 @@ export function markdown(result: Result): string {
   const lines = [
     `${result.quick ? "A smoke test, one round: these figures prove nothing. " : ""}Medians of ${rounds} rounds, both ways in turn in each, in one run; in brackets the rounds' extremes. ` +
       `${machine.cores} cores (${machine.cpu}), plain emulation, a guest of ${machine.guestMemoryMiB} MiB, ` +
-      `libvirt ${machine.libvirt}, QEMU ${machine.qemu}, Node ${machine.node}. \`${result.command}\``,
+      `libvirt ${machine.libvirt}, QEMU ${machine.qemu}, Node ${machine.node}. Of the snapshots one is real, the others are records of it without data of their own in the image ` +
+      `(\`--accept snapshot.incomplete\`). \`${result.command}\``,
     "",
     "| vmferry against | total time, ratio | vmferry / other | beside the memory transfer | vmferry / other | blackout, ratio |",
     "|---|---|---|---|---|---|",

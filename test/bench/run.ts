@@ -20,7 +20,7 @@ import { type Lab, startLab } from "#lab/lab";
 import { installPrerequisites, isRoot, LabRefusal } from "#lab/prerequisites";
 import { type Bench, byScript, byVirsh, byVmferry, type Crossing, whereIs } from "./crossing.ts";
 import { measureFootprint } from "./footprint.ts";
-import { growTree } from "./grown-tree.ts";
+import { growTree, recordsOnly } from "./grown-tree.ts";
 import { compare, markdown, type Result, type Rounds } from "./result.ts";
 import { measureBackground, totalOf } from "./store-requests.ts";
 
@@ -53,7 +53,7 @@ async function measure(bench: Bench, snapshots: number, other: () => Promise<Cro
   for (let round = 0; round <= rounds; round += 1) {
     const warming = round === 0;
     const byUs = async () => {
-      const crossing = await equalTree(bench, warming, () => byVmferry(bench));
+      const crossing = await equalTree(bench, warming, () => byVmferry(bench, snapshots > 0 ? [recordsOnly] : []));
       if (!warming) measured.vmferry.push(crossing);
       say(`   ${label}, ${warming ? "warming" : `round ${round}`}: vmferry ${told(crossing)}`);
       if (process.env.BENCH_STEPS === "1")
