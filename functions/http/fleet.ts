@@ -45,12 +45,22 @@ export async function placeDomain(ports: Ports, nameOrUuid: string, source: Host
   const oneDomain = candidates.every(({ domain }) => domain.uuid === first.domain.uuid);
   const active = candidates.filter(isActive);
   if (oneDomain && active.length === 1 && active[0] !== undefined) return active[0];
+  const moving = oneDomain ? await movingFrom(ports, candidates) : undefined;
+  if (moving !== undefined) return moving;
   const hosts = candidates.map(({ host, domain }) => `${host.name} (${domain.uuid}, ${domain.state})`).sort();
   throw fault(
     "domain.notUnique",
     `${nameOrUuid} is on more than one host: ${hosts.slice(0, 10).join(", ")}.`,
     "Name the source host (--from H), or use the UUID.",
   );
+}
+
+/** Where a domain is that a migration is moving: both sides may show it as active, and until Finish it is its source's. */
+async function movingFrom(ports: Ports, candidates: readonly Placed[]): Promise<Placed | undefined> {
+  const [first] = candidates;
+  const lock = first === undefined ? null : await ports.migrations.domainLock(first.domain.uuid);
+  const migration = lock === null ? null : await ports.migrations.load(lock.migrationId);
+  return candidates.find(({ host }) => host.id === migration?.source.id);
 }
 
 async function onHost(ports: Ports, nameOrUuid: string, host: HostRecord): Promise<Placed> {

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
 import * as z from "zod/mini";
 import { type Migration, migrationSchema, migrationSummarySchema, stepWords } from "#functions/http/migration-resource";
+import { problemSchema } from "#functions/http/problem";
 import type { FaultCode } from "#protocol/fault";
 import type { Progress } from "#protocol/message";
 import { domainNamed, factsOf, hostId, type MemoryFleet, memoryFleet, refusal, webUuid } from "#test/fake/memory-fleet";
@@ -134,6 +135,23 @@ describe("POST /v1/migrations", () => {
     const migration = await started();
     assert.equal(migration.source, "host1");
     assert.equal((await listed()).items.length, 1);
+  });
+
+  test("takes the source's copy while a migration moves it, so that the cause is domain.busy", async () => {
+    const first = await started();
+    // From Prepare on the destination has an incoming copy, and until Finish both are active.
+    await fleet.ports.hosts.putInventory(hostId(2), {
+      full: false,
+      domains: [domainNamed("web", { state: "paused" })],
+      gone: [],
+    });
+    for (const body of [request, { ...request, domain: webUuid }]) {
+      const response = await post(body);
+      assert.equal(response.status, 409);
+      const { code, cause } = problemSchema.parse(await response.json());
+      assert.equal(code, "domain.busy");
+      assert.match(cause, new RegExp(first.id));
+    }
   });
 
   test("a name on two hosts is taken with its source, or by UUID", async () => {
