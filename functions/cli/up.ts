@@ -3,6 +3,7 @@
  * DynamoDB is embedded in this process, objects are kept by workerd and reached through the S3 face on the one port.
  * Everything is kept in the data folder, so a stop, also by kill -9, loses nothing that was answered.
  */
+import { createHash } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { createServer } from "node:net";
 import { homedir } from "node:os";
@@ -188,8 +189,11 @@ async function openWorker(options: WorkerOptions) {
     name: "vmferry",
     // Else it asks a public address for what a request's `cf` should hold.
     cf: false,
-    host: listen.host,
-    port: listen.port,
+    // miniflare's own door stays on loopback and unknown: it compresses, quotes stack traces and serves buckets to anybody
+    // (/cdn-cgi/...). Ours leads into the Worker and nowhere else.
+    host: "127.0.0.1",
+    port: 0,
+    unsafeDirectSockets: [{ host: listen.host, port: listen.port }],
     log: new Log(LogLevel.ERROR),
     handleRuntimeStdio(stdout: Readable, stderr: Readable) {
       for (const stream of [stdout, stderr]) lines(stream, err);
@@ -202,7 +206,8 @@ async function openWorker(options: WorkerOptions) {
       MIGRATION_FEED: { className: "MigrationFeed", useSQLite: true },
     },
     durableObjectsPersist: join(folder, "objects"),
-    r2Buckets: { OBJECTS: "vmferry" },
+    // The name is all that guards a bucket at miniflare's own door, so nobody can guess it.
+    r2Buckets: { OBJECTS: bucketId(secrets) },
     r2Persist: join(folder, "bucket"),
     bindings: {
       TABLE: table,
@@ -219,7 +224,8 @@ async function openWorker(options: WorkerOptions) {
   });
   keepSignals();
   try {
-    const ready = await miniflare.ready;
+    await miniflare.ready;
+    const ready = await miniflare.unsafeGetDirectURL("vmferry");
     return {
       url: reachable(ready),
       dispose: () => miniflare.dispose(),
@@ -237,6 +243,9 @@ async function openWorker(options: WorkerOptions) {
     throw error;
   }
 }
+
+const bucketId = ({ s3 }: UpSecrets) =>
+  createHash("sha256").update(`vmferry bucket ${s3.secretAccessKey}`).digest("hex").slice(0, 32);
 
 /** miniflare ends the process by itself at SIGINT and SIGTERM; we end our store and our lock first. Its `exit` hook stays. */
 function signalsKept(): () => void {

@@ -96,9 +96,19 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
     this.ctx.acceptWebSocket(server);
     attach(server, { acceptedMs: nowMs, session });
     server.send(encode(message));
-    setTimeout(() => this.#closeLate(Date.now()), proveMsMax);
+    // An alarm and not a timer: it lets the object hibernate, and wakes it also if it was evicted.
+    await this.ctx.storage.setAlarm(nowMs + proveMsMax);
     const upgrade = { status: 101, webSocket: client };
     return new Response(null, upgrade);
+  }
+
+  /** Looks after those who have not proved themselves; a later connection has moved the alarm to its own end. */
+  async alarm(): Promise<void> {
+    const nowMs = Date.now();
+    this.#closeLate(nowMs);
+    const waiting = this.#sockets().filter(({ link }) => link.session.session === null);
+    const soonestMs = Math.min(...waiting.map(({ link }) => link.acceptedMs)) + proveMsMax;
+    if (waiting.length > 0) await this.ctx.storage.setAlarm(Math.max(soonestMs, nowMs + 1));
   }
 
   async webSocketMessage(socket: HostWebSocket, data: string | ArrayBuffer): Promise<void> {

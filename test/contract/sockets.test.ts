@@ -117,6 +117,8 @@ describe("sockets in Durable Objects", () => {
         HOST_SOCKET: { className: "HostSocket", useSQLite: true },
         MIGRATION_FEED: { className: "MigrationFeed", useSQLite: true },
       },
+      // The same door as `vmferry up` opens.
+      unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
       handleRuntimeStdio() {},
       bindings: {
         TABLE: "vmferry",
@@ -127,7 +129,8 @@ describe("sockets in Durable Objects", () => {
         DYNAMODB_ENDPOINT: dynalite.endpoint,
       },
     });
-    url = (await miniflare.ready).origin;
+    await miniflare.ready;
+    url = (await miniflare.unsafeGetDirectURL("vmferry")).origin;
   });
   after(async () => {
     await miniflare.dispose();

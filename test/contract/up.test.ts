@@ -118,6 +118,26 @@ test("it serves, keeps its secrets to its owner, tells the client, and ends clea
   assert.ok(!running.output().includes(token), "the token is not printed (I9)");
 });
 
+test("the door leads to the control plane only: none of the runtime's own pages, no bucket without a signature", async () => {
+  const running = await start();
+  const paths = [
+    "/cdn-cgi/local/r2/public/vmferry/bundles/x",
+    "/cdn-cgi/local/r2/s3/vmferry",
+    "/cdn-cgi/platform-proxy",
+    "/cdn-cgi/handler/scheduled",
+    "/cdn-cgi/mf/scheduled",
+    "/cdn-cgi/explorer",
+  ];
+  for (const path of paths) {
+    const response = await fetch(`${running.url}${path}`);
+    assert.equal(response.status, 404, path);
+    // Answered by our own app and not by the runtime in front of it.
+    assert.match(await response.text(), /urn:vmferry:problem:request\.notFound/, path);
+  }
+  assert.equal((await fetch(`${running.url}/s3/vmferry/bundles/x`)).status, 403);
+  assert.equal((await fetch(`${running.url}/s3/vmferry?list-type=2`)).status, 403);
+});
+
 test("a counted request is counted exactly", async () => {
   const running = await start();
   const figure = async () => {
