@@ -181,6 +181,9 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
       if (reaction.session.session !== link.session.session) {
         attach(socket, { ...link, session: reaction.session });
         this.#replaceOthers(socket);
+        // Nobody is waited for any more: the object may sleep.
+        if (this.#sockets().every(({ link: { session } }) => session.session !== null))
+          await this.ctx.storage.deleteAlarm();
       }
       for (const reply of reaction.replies) this.#send(socket, reply);
       if (reaction.close !== null) socket.close(reaction.close.code, reaction.close.reason);

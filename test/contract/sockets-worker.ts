@@ -87,6 +87,7 @@ function watched(env: WorkerEnv, topic: string): Response {
   return new Response(body);
 }
 
+// biome-ignore lint/style/noDefaultExport: a Worker is its module's default export.
 export default {
   async fetch(request: Request, env: WorkerEnv): Promise<Response> {
     const url = new URL(request.url);
