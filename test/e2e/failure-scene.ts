@@ -158,8 +158,17 @@ export class FailureScene {
 
   /** Whether the host's shim has written down that it was given that command. */
   async wasGiven(host: Host, attempt: Attempt, kind: CommandKind): Promise<boolean> {
-    const path = join(this.world.fleet.dir, `shim-${host.name}`, "journal", `${attempt.id}.jsonl`);
-    return (await readFile(path, "utf8").catch(() => "")).includes(`${attempt.id}:${kind}:`);
+    return (await this.#journal(host, attempt)).includes(`"id":"${attempt.id}:${kind}:`);
+  }
+
+  /** Whether the host's shim has written down how that command ended. */
+  async hasReported(host: Host, attempt: Attempt, kind: CommandKind): Promise<boolean> {
+    return (await this.#journal(host, attempt)).includes(`"report":{"commandId":"${attempt.id}:${kind}:`);
+  }
+
+  #journal(host: Host, { id }: Attempt): Promise<string> {
+    const path = join(this.world.fleet.dir, `shim-${host.name}`, "journal", `${id}.jsonl`);
+    return readFile(path, "utf8").catch(() => "");
   }
 
   /** It did not complete: exit code and code as said, the source as it was, nothing left on the destination. */
