@@ -1,6 +1,6 @@
 /**
  * A shim of another make: enrols by HTTP and speaks the websocket by hand, so that a test can be a shim of another version.
- * It answers no command; what it was sent is kept.
+ * It answers no command, and each query by a fault; what it was sent is kept.
  */
 import { generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import WebSocket from "ws";
@@ -54,6 +54,7 @@ export class FakeShim {
         const message = downMessageSchema.parse(JSON.parse(data.toString()));
         this.received.push(message);
         if (message.type === "challenge") socket.send(JSON.stringify(this.#hello(message.nonce, deviation)));
+        else if (message.type === "query") socket.send(JSON.stringify(declined(message.queryId)));
         else if (message.type === "welcome" || message.type === "refused") resolve(message);
       });
     });
@@ -86,3 +87,12 @@ export class FakeShim {
     await closed;
   }
 }
+
+const declined = (queryId: string): UpMessage => ({
+  type: "answered",
+  queryId,
+  answer: {
+    ok: false,
+    fault: { code: "libvirt.unreachable", cause: "There is no libvirt.", action: "None.", retry: "never" },
+  },
+});
