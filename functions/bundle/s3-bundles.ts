@@ -15,7 +15,6 @@ import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
 import { Fault } from "#protocol/fault";
 import { bundleBytesMax, cookieBytesMax, grantMsMax } from "#protocol/limits";
 import type { BundleStore, Grant } from "../ports.ts";
-import type { RequestCounter } from "../store/request-counter.ts";
 import { handlerOver } from "./face-handler.ts";
 
 const attemptsMax = 3;
@@ -24,6 +23,11 @@ const requestMsMax = 5_000;
 const connectMsMax = 2_000;
 /** Addresses under which shims reach us; more than this many is a forged Host header at play. */
 const addressesMax = 64;
+
+/** Told of every request; the stores' counter fits. */
+export interface S3Counter {
+  add(store: "s3", operation: string, size: { sentBytes: number; receivedBytes: number }): void;
+}
 
 export interface S3Options {
   bucket: string;
@@ -34,15 +38,14 @@ export interface S3Options {
     | { kind: "aws" }
     | { kind: "endpoint"; url: string }
     | { kind: "face"; fetch: (request: Request) => Promise<Response> };
-  counter?: RequestCounter | undefined;
+  counter?: S3Counter | undefined;
 }
 
 /** The path under which the face answers, below the address that a client used. */
 export const facePath = "/s3";
 
 const digestOf = (key: string) => /^(?:bundles|cookies)\/([0-9a-f]{64})$/.exec(key)?.[1];
-const base64Of = (hex: string) =>
-  btoa(String.fromCharCode(...(hex.match(/../g) ?? []).map((byte) => parseInt(byte, 16))));
+const base64Of = (hex: string) => Buffer.from(hex, "hex").toString("base64");
 
 const unreachable = (what: string, error: unknown) =>
   new Fault(

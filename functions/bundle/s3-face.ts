@@ -5,9 +5,7 @@
  * nothing of an object's size is held in memory. It answers at /s3/<bucket>/<key>.
  */
 import { bundleBytesMax } from "#protocol/limits";
-import type { RequestCounter } from "../store/request-counter.ts";
-import { hexOf } from "../store/sha256.ts";
-import { facePath } from "./s3-bundles.ts";
+import { facePath, type S3Counter } from "./s3-bundles.ts";
 import { type Keys, verify } from "./signature.ts";
 
 /** S3's own bound of a key is 1,024 bytes. */
@@ -49,7 +47,7 @@ export interface FaceOptions {
   region: string;
   keys: Keys;
   nowMs: () => number;
-  counter?: RequestCounter | undefined;
+  counter?: S3Counter | undefined;
 }
 
 /** Control characters have no place in XML 1.0, not even as references. */
@@ -73,7 +71,7 @@ export function createFace(options: FaceOptions): (request: Request) => Promise<
 
   async function answer(request: Request): Promise<{ operation: string; response: Response; sentBytes: number }> {
     const url = new URL(request.url);
-    const verdict = await verify(request, url, keys, region, nowMs());
+    const verdict = verify(request, url, keys, region, nowMs());
     const only = (operation: string, response: Response, sentBytes = 0) => ({ operation, response, sentBytes });
     if (!verdict.ok) return only("Refused", problem(verdict.status, verdict.code, verdict.message));
     const match = /^\/([^/]+)(?:\/(.*))?$/.exec(url.pathname.slice(facePath.length));
@@ -178,7 +176,7 @@ async function put(
 
 function checksumHex(base64: string): string | null {
   if (!/^[A-Za-z0-9+/]{43}=$/.test(base64)) return null;
-  return hexOf(Uint8Array.from(atob(base64), (char) => char.charCodeAt(0)));
+  return Buffer.from(base64, "base64").toString("hex");
 }
 
 async function get(objects: ObjectStore, key: string): Promise<Response> {

@@ -3,7 +3,7 @@
  * is rebuilt from the request as it arrived (AWS: "Create a signed AWS API request"); dates and expiry are checked, the
  * comparison does not stop at the first difference.
  */
-import { hexOf, sha256Hex } from "../store/sha256.ts";
+import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 
 export interface Keys {
   accessKeyId: string;
@@ -18,7 +18,6 @@ export type Verdict =
 const skewMsMax = 15 * 60_000;
 /** S3's own bound of a presigned URL's life. */
 const expiresSecondsMax = 7 * 24 * 60 * 60;
-const utf8 = new TextEncoder();
 
 const refuse = (status: number, code: string, message: string): Verdict => ({ ok: false, status, code, message });
 
@@ -33,7 +32,7 @@ interface Claim {
 }
 
 /** Who signed this request, if anybody did, and whether it still holds at `nowMs`. */
-export async function verify(request: Request, url: URL, keys: Keys, region: string, nowMs: number): Promise<Verdict> {
+export function verify(request: Request, url: URL, keys: Keys, region: string, nowMs: number): Verdict {
   const claim = url.searchParams.has("X-Amz-Signature") ? queryClaim(url) : headerClaim(request);
   if (claim === null) return refuse(403, "AccessDenied", "The request is not signed.");
   const [accessKeyId, day, scopeRegion, service, terminator, ...rest] = claim.credential.split("/");
@@ -66,10 +65,10 @@ export async function verify(request: Request, url: URL, keys: Keys, region: str
     claim.signedHeaders.join(";"),
     claim.payload,
   ].join("\n");
-  const text = ["AWS4-HMAC-SHA256", claim.date, scope, await sha256Hex(canonical)].join("\n");
-  let key: ArrayBuffer | Uint8Array<ArrayBuffer> = utf8.encode(`AWS4${keys.secretAccessKey}`);
-  for (const part of [day, region, "s3", "aws4_request"]) key = await hmac(key, part ?? "");
-  if (!equal(hexOf(await hmac(key, text)), claim.signature))
+  const text = ["AWS4-HMAC-SHA256", claim.date, scope, createHash("sha256").update(canonical).digest("hex")].join("\n");
+  let key: string | Buffer = `AWS4${keys.secretAccessKey}`;
+  for (const part of [day, region, "s3", "aws4_request"]) key = hmac(key, part ?? "");
+  if (!equal(hmac(key, text), Buffer.from(claim.signature, "hex")))
     return refuse(403, "SignatureDoesNotMatch", "The signature does not match the request.");
   return {
     ok: true,
@@ -131,14 +130,7 @@ const canonicalQuery = (url: URL) =>
 const headerValue = (request: Request, url: URL, name: string) =>
   (name === "host" ? url.host : (request.headers.get(name) ?? "")).trim().replace(/\s+/g, " ");
 
-async function hmac(key: ArrayBuffer | Uint8Array<ArrayBuffer>, text: string): Promise<ArrayBuffer> {
-  const imported = await crypto.subtle.importKey("raw", key, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
-  return crypto.subtle.sign("HMAC", imported, utf8.encode(text));
-}
+const hmac = (key: string | Buffer, text: string): Buffer => createHmac("sha256", key).update(text).digest();
 
-function equal(left: string, right: string): boolean {
-  if (left.length !== right.length) return false;
-  let difference = 0;
-  for (let at = 0; at < left.length; at += 1) difference |= left.charCodeAt(at) ^ right.charCodeAt(at);
-  return difference === 0;
-}
+const equal = (left: Buffer, right: Buffer): boolean =>
+  left.byteLength === right.byteLength && timingSafeEqual(left, right);
