@@ -8,6 +8,7 @@
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { FleetOptions, Running } from "#lab/fleet";
 import { bootGuest, type Guest } from "#lab/guest";
 import type { Host } from "#lab/host";
@@ -23,6 +24,8 @@ import { eventually, treeOf, World } from "./world.ts";
 const tickMs = 120_000;
 /** Slow enough for a Perform to outlast whatever is done to it: the guest's 75 MiB take more than a minute. */
 export const slowly = ["--bandwidth", "1"] as const;
+/** An end takes seconds once everything is healed, and the timer that finds what was overdue comes each minute. */
+const endMsMax = 240_000;
 /** MiB/s that end a slowed Perform at once. */
 const unboundMiBps = 8_000;
 
@@ -171,9 +174,20 @@ export class FailureScene {
     return readFile(path, "utf8").catch(() => "");
   }
 
+  /** The exit code of the command that watches; fails with what everybody said when the migration does not end. */
+  async exitOf({ cli }: Attempt): Promise<number> {
+    const stuck = new AbortController();
+    const exit = await Promise.race([cli.exited, sleep(endMsMax, undefined, { signal: stuck.signal })]);
+    stuck.abort();
+    if (exit !== undefined) return exit;
+    const { fleet } = this.world;
+    const said = [cli, fleet.controlPlane, ...fleet.shims.values()].map((one) => `${one?.label}:\n${one?.output}`);
+    return assert.fail(`the migration does not end\n${said.join("\n")}`);
+  }
+
   /** It did not complete: exit code and code as said, the source as it was, nothing left on the destination. */
   async rolledBack(attempt: Attempt, ended: Ended, tree: readonly SnapshotRecord[] = attempt.before): Promise<void> {
-    const exit = await attempt.cli.exited;
+    const exit = await this.exitOf(attempt);
     const story = attempt.cli.output;
     assert.equal(exit, ended.exit, story);
     const migration = await this.world.migration(attempt.id);
@@ -184,7 +198,7 @@ export class FailureScene {
 
   /** It completed: the guest and its whole tree are on the destination, nothing is left on the source. Turns the scene round. */
   async completed(attempt: Attempt): Promise<Migration> {
-    assert.equal(await attempt.cli.exited, 0, attempt.cli.output);
+    assert.equal(await this.exitOf(attempt), 0, attempt.cli.output);
     return this.arrived(attempt);
   }
 

@@ -107,6 +107,25 @@ describe("failures before Perform", { timeout: 900_000 }, () => {
     refusal.end();
     await scene.completed(attempt);
   });
+
+  // The command is on its way when the migration is given up: it arrives late, before or beside those of the way back.
+  for (const { kind, side } of [
+    { kind: "export", side: "source" },
+    { kind: "stage", side: "destination" },
+    { kind: "begin", side: "source" },
+    { kind: "prepare", side: "destination" },
+  ] as const)
+    test(`a cancel while ${kind} is on its way: cancelled, and what arrives late leaves nothing behind`, async () => {
+      const proxy = scene.proxy(scene[side]);
+      const held = proxy.stallWhen(commandMark(kind), { direction: "down" });
+      const attempt = await scene.migrate();
+      await held;
+      const cancelled = await scene.world.fleet.run(["migration", "cancel", attempt.id]);
+      assert.equal(cancelled.code, 0, cancelled.stderr);
+      proxy.heal();
+      await scene.rolledBack(attempt, { exit: 1, status: "cancelled", code: "migration.cancelled" });
+      await scene.nextCompletes();
+    });
 });
 
 /** The file that has exactly this content: where the embedded store keeps an object. */

@@ -40,7 +40,7 @@ describe("failures during Perform", { timeout: 900_000 }, () => {
 
   /** The functions may call either outcome right; what may not be is a guest twice, nowhere, or a migration without an end. */
   async function endsSomewhere(attempt: Attempt): Promise<void> {
-    const exit = await attempt.cli.exited;
+    const exit = await scene.exitOf(attempt);
     if (exit === 0) await scene.arrived(attempt);
     else await scene.rolledBack(attempt, { exit: 1, status: "rolledBack", code: ["perform.failed", "source.lost"] });
   }
