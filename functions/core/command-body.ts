@@ -63,7 +63,7 @@ export function commandBody(
     case "settle":
       return { ...head, kind: "settle", bundle, autostart: state.facts?.autostart ?? false, offline: options.offline };
     case "restore":
-      return { ...head, kind: "restore", bundle };
+      return { ...head, kind: "restore", bundle, autostart: state.facts?.autostart ?? false };
     case "unstage":
       return { ...head, kind: "unstage", bundle };
     case "restoreBundle":

@@ -14,7 +14,7 @@ export type Side = z.infer<typeof sideSchema>;
 export const uuidSchema = z.string().check(z.regex(/^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/));
 export const nameSchema = z.string().check(z.minLength(1), z.maxLength(nameCharsMax));
 export const migrationIdSchema = z.string().check(z.regex(/^[mb]_[0-9A-HJKMNP-TV-Z]{26}$/));
-export const commandIdSchema = z.string().check(z.regex(/^[mb]_[0-9A-HJKMNP-TV-Z]{26}:[a-zA-Z]{1,32}:[0-9]{1,4}$/));
+export const commandIdSchema = z.string().check(z.regex(/^[mb]_[0-9A-HJKMNP-TV-Z]{26}:[a-zA-Z]{1,32}:[0-9]{1,6}$/));
 
 export const domainRefSchema = z.object({ uuid: uuidSchema, name: nameSchema });
 export type DomainRef = z.infer<typeof domainRefSchema>;
@@ -89,7 +89,8 @@ export const commandSchema = z.discriminatedUnion("kind", [
     flags: z.int(),
   }),
   z.object({ ...head, kind: z.literal("settle"), bundle, autostart: z.boolean(), offline: z.boolean() }),
-  z.object({ ...head, kind: z.literal("restore"), bundle }),
+  /** `autostart`: what the inspection saw; Begin takes it off the source, so that a reboot there starts no second copy (I1). */
+  z.object({ ...head, kind: z.literal("restore"), bundle, autostart: z.boolean() }),
   z.object({ ...head, kind: z.literal("unstage"), bundle }),
   z.object({ ...head, kind: z.literal("restoreBundle"), bundle: bundleRefSchema }),
 ]);
@@ -206,8 +207,21 @@ export const reportBodySchema = z.discriminatedUnion("kind", [
     fault: z.nullable(faultSchema),
   }),
   z.object({ kind: z.literal("confirm"), source: z.enum(["gone", "running", "paused", "shutoff"]) }),
-  z.object({ kind: z.literal("settle"), tree: treeSchema, state: domainStateSchema, autostart: z.boolean() }),
-  z.object({ kind: z.literal("restore"), tree: treeSchema, state: domainStateSchema }),
+  z.object({
+    kind: z.literal("settle"),
+    tree: treeSchema,
+    state: domainStateSchema,
+    autostart: z.boolean(),
+    /** The tree arrived whole and its owner has changed it since: that stands, and is said. */
+    changedByOwner: z.optional(z.boolean()),
+  }),
+  z.object({
+    kind: z.literal("restore"),
+    tree: treeSchema,
+    state: domainStateSchema,
+    /** The domain was taken away from the source by somebody meanwhile: there is nothing left to restore. */
+    absent: z.optional(z.boolean()),
+  }),
   z.object({ kind: z.literal("unstage"), removed: z.boolean() }),
   z.object({ kind: z.literal("restoreBundle"), tree: treeSchema }),
 ]);
