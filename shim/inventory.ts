@@ -6,6 +6,7 @@
 import type { LibvirtConnection } from "#libvirt/client";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
+import type { CommandOf } from "#protocol/command";
 import { inventoryDomainsMax, messageBytesMax } from "#protocol/limits";
 import type { InventoryDomain, UpMessage } from "#protocol/message";
 import { canonical } from "./canonical.ts";
@@ -13,6 +14,7 @@ import type { Clock } from "./clock.ts";
 import { readInventoryDomain } from "./inventory-reader.ts";
 import { messageOf } from "./libvirt-fault.ts";
 import type { Log } from "./log.ts";
+import type { Step, Steps } from "./ports.ts";
 import { read } from "./probe.ts";
 
 /** A burst of events (a start is three) becomes one look. */
@@ -20,6 +22,9 @@ export const debounceMs = 1_000;
 
 /** What no event tells is seen within a minute. A look costs six small calls for each domain. */
 export const rescanMs = 60_000;
+
+/** A report waits so long, at most, for the look that goes before it: the next look tells the same a little later. */
+export const toldMsMax = 2_000;
 
 /** Room for the envelope beside the entries. */
 const entriesBytesMax = messageBytesMax - 4_096;
@@ -40,6 +45,8 @@ export class Inventory {
   /** There is reason to look, seen while a look was under way. */
   #due = false;
   #wake: (() => void) | null = null;
+  /** Looks follow each other: one that began earlier must not say what it read after one that began later. */
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(parts: InventoryParts) {
     this.#parts = parts;
@@ -79,7 +86,45 @@ export class Inventory {
   }
 
   /** One look: reads every domain and sends what differs from what was sent. */
-  async refresh(): Promise<void> {
+  refresh(): Promise<void> {
+    return this.#inTurn(() => this.#refresh());
+  }
+
+  /** Looks at one domain now, as `toldFirst` needs it. Never rejects; waits `toldMsMax` at most. */
+  async lookAt(uuid: string): Promise<void> {
+    const { clock, log } = this.#parts;
+    const seen = new AbortController();
+    const look = this.#inTurn(() => this.#refreshOne(uuid)).catch((error: unknown) => {
+      log.write("debug", "a domain could not be looked at", { domain: uuid, cause: messageOf(error) });
+    });
+    await Promise.race([look, clock.sleep(toldMsMax, seen.signal)]);
+    seen.abort();
+  }
+
+  #inTurn(look: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(look);
+    this.#turn = turn.catch(() => {});
+    return turn;
+  }
+
+  async #refreshOne(uuid: string): Promise<void> {
+    const libvirt = await this.#parts.libvirt();
+    const { domains } = await read(libvirt, procedures.connectListAllDomains, { needResults: true, flags: 0 });
+    const dom = domains.find((each) => each.uuid === uuid);
+    const domain = dom === undefined ? null : await readInventoryDomain(libvirt, dom);
+    const entry = domain === null ? undefined : canonical(domain);
+    if (this.#sent.get(uuid) === entry) return;
+    const messages = inventoryMessages({
+      full: false,
+      domains: domain === null ? [] : [domain],
+      gone: domain === null ? [uuid] : [],
+    });
+    if (!messages.every((message) => this.#parts.send(message))) this.#fullDue = true;
+    else if (entry === undefined) this.#sent.delete(uuid);
+    else this.#sent.set(uuid, entry);
+  }
+
+  async #refresh(): Promise<void> {
     const libvirt = await this.#parts.libvirt();
     const { domains } = await read(libvirt, procedures.connectListAllDomains, { needResults: true, flags: 0 });
     const now = await readAll(libvirt, domains);
@@ -109,6 +154,22 @@ export class Inventory {
     await clock.sleep(rescanMs, AbortSignal.any([signal, enough.signal]));
     this.#wake = null;
   }
+}
+
+/**
+ * The steps with which a side's part in a migration ends, each telling what became of its domain before its report is sent:
+ * who asks for the next migration once this one has ended finds the domain where it is.
+ */
+export function toldFirst(steps: Steps, inventory: Pick<Inventory, "lookAt">): Steps {
+  const told =
+    <K extends "confirm" | "settle" | "unstage">(step: Step<K>): Step<K> =>
+    async (work) => {
+      const report = await step(work);
+      const { domain }: Pick<CommandOf<"confirm" | "settle" | "unstage">, "domain"> = work.command;
+      await inventory.lookAt(domain.uuid);
+      return report;
+    };
+  return { ...steps, confirm: told(steps.confirm), settle: told(steps.settle), unstage: told(steps.unstage) };
 }
 
 async function readAll(libvirt: LibvirtConnection, domains: readonly RemoteDomain[]): Promise<InventoryDomain[]> {

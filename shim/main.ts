@@ -21,7 +21,7 @@ import { Executor } from "./executor.ts";
 import { Grants } from "./grants.ts";
 import { startHeartbeat } from "./heartbeat.ts";
 import { answerQuery } from "./inspection-desk.ts";
-import { Inventory } from "./inventory.ts";
+import { Inventory, toldFirst } from "./inventory.ts";
 import { openJournal } from "./journal.ts";
 import { messageOf } from "./libvirt-fault.ts";
 import { type Log, lineLog } from "./log.ts";
@@ -127,7 +127,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     const grants = new Grants(send);
     const parts = {
       journal,
-      steps,
+      steps: toldFirst(steps, inventory),
       connections,
       inventory: libvirt,
       payloadsFor: (command: { id: string; migrationId: string }) =>

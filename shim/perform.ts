@@ -198,8 +198,13 @@ async function failedPerform(work: Work<"perform">, error: unknown, changed: str
       retry: "safe",
     });
   const state = await settledState(work, lost);
+  if (state === "shutoff" || state === "crashed") body = { ...body, action: endedAction(work.command.domain.name) };
   return new StepFault(body, state, error instanceof Error ? { cause: error } : {});
 }
+
+/** Its QEMU ended in Perform: to say that it goes on would be wrong. */
+const endedAction = (name: string) =>
+  `The domain does not run on the source any more: its QEMU ended (see /var/log/libvirt/qemu/${name}.log there). Start it there with \`virsh start\`.`;
 
 /** The source's state once no outgoing job runs any more. A job that nobody can end properly (`lost`) is aborted first. */
 async function settledState(work: Work<"perform">, lost: boolean): Promise<DomainState> {

@@ -10,6 +10,7 @@ import { Findings } from "./finding.ts";
 import { noteLockManager, readLibvirtHost } from "./host-facts.ts";
 import { missingSnapshots } from "./image-snapshots.ts";
 import { faultOf } from "./libvirt-fault.ts";
+import { hasNotRunSinceArrival, sendsInactiveSince } from "./paused-arrival.ts";
 import type { Step, Work } from "./ports.ts";
 import { mustLookUp, type Probe, probeDomain, read } from "./probe.ts";
 import { readMoment } from "./snapshot-xml.ts";
@@ -51,6 +52,16 @@ async function inspect(work: Work<"inspectSource">): Promise<ReportBodyOf<"inspe
     });
   const domain = readableDomain(xml);
   await findStateBlockers(libvirt, probe, findings);
+  if (
+    probe.state === "paused" &&
+    host.hypervisorVersion < sendsInactiveSince &&
+    (await hasNotRunSinceArrival(dom.uuid))
+  )
+    findings.blocker(
+      "domain.state",
+      "The domain arrived here paused and has not run since; its QEMU would die of sending it on.",
+      "Let it run for some seconds (`virsh resume`, then `virsh suspend`), or update QEMU to 10.0 and restart the domain.",
+    );
   await findDeviceBlockers(libvirt, probe, domain, findings);
   const files = new FileList();
   addDomainFiles(files, domain, probe.active);

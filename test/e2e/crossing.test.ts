@@ -14,7 +14,7 @@ import { revertAndSee, type TakenTree, takeBranchingTree } from "#lab/snapshot-t
 import { readBundle } from "#protocol/bundle-reader";
 import { inlineBytesMax } from "#protocol/limits";
 import type { Migration } from "../../functions/http/migration-resource.ts";
-import { diskLines, treeOf, World } from "./world.ts";
+import { diskLines, eventually, treeOf, World } from "./world.ts";
 
 const timeout = 900_000;
 const tickMs = 60_000;
@@ -216,6 +216,29 @@ describe("domains of other kinds", { timeout }, () => {
     await world.forget("paused");
   });
 
+  test("one that arrived paused is not sent on before it has run: its QEMU would die of it", async () => {
+    await world.define(h1, "waiting", { paused: true });
+    await carry("waiting");
+    await world.heardOf("waiting", [h2]);
+    const before = await world.seen(h2);
+    for (const command of ["check", "migrate"]) {
+      const finished = await world.fleet.run([command, "waiting", "--to", h1.name]);
+      assert.equal(finished.code, 3, finished.stdout + finished.stderr);
+      assert.match(finished.stdout + finished.stderr, /domain\.state.*arrived here paused/);
+    }
+    assert.deepEqual(await world.seen(h2), before);
+    await h2.virsh.run(["resume", "waiting"]);
+    await eventually("it has run enough", async () => {
+      await h2.virsh.run(["suspend", "waiting"]);
+      if ((await world.fleet.run(["check", "waiting", "--to", h1.name])).code === 0) return true;
+      await h2.virsh.run(["resume", "waiting"]);
+      return false;
+    });
+    await world.migrate(["waiting", "--to", h1.name]);
+    assert.equal(await h1.virsh.domstate("waiting"), "paused");
+    await world.forget("waiting");
+  });
+
   test("a shut-off domain moves with its branching tree, and reverts there", async () => {
     await world.define(h1, "still");
     for (const [from, name] of [
@@ -232,6 +255,21 @@ describe("domains of other kinds", { timeout }, () => {
     assert.ok(!migration.timeline.some(({ step }) => step === "perform"));
     await h2.virsh.snapshotRevert("still", "left");
     await world.forget("still");
+  });
+
+  test("a domain is sent on at the very moment it has arrived", async () => {
+    await world.define(h1, "restless", { memoryMiB: 128 });
+    await h1.virsh.start("restless");
+    await h1.virsh.snapshotCreate("restless", "one");
+    await world.heardOf("restless", [h1]);
+    const tree = await treeOf(h1, "restless");
+    for (const to of [h2, h1, h2, h1]) {
+      const migration = await world.migrate(["restless", "--to", to.name]);
+      assert.equal(migration.destination, to.name);
+    }
+    assert.deepEqual(await treeOf(h1, "restless"), tree);
+    await world.assertNothingOn(h2, "restless");
+    await world.forget("restless");
   });
 
   test("a domain whose XML is 1 MB moves with snapshots: large payloads take the way over the bucket", async () => {

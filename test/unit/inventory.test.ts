@@ -5,8 +5,10 @@ import { decodeUp, encode } from "#protocol/codec";
 import { inventoryDomainsMax } from "#protocol/limits";
 import type { InventoryDomain } from "#protocol/message";
 import { cutToFit } from "#shim/description";
-import { inventoryMessages } from "#shim/inventory";
+import { inventoryMessages, toldFirst } from "#shim/inventory";
 import { labelsUri, parseLabels } from "#shim/inventory-reader";
+import type { Steps, Work } from "#shim/ports";
+import { steps } from "#shim/steps";
 
 const uuid = (index: number) => `00000000-0000-0000-0000-${index.toString(16).padStart(12, "0")}`;
 const domain = (index: number, labels: Record<string, string> = {}): InventoryDomain => ({
@@ -61,6 +63,37 @@ describe("inventory messages", () => {
     const messages = inventoryMessages({ full: true, domains, gone: [] });
     assert.ok(messages.length > 1);
     for (const message of messages) encode(message);
+  });
+});
+
+describe("the steps that end a side's part", () => {
+  test("tell what became of the domain before their report; a failed one tells nothing", async () => {
+    const said: string[] = [];
+    const settled = {
+      kind: "settle",
+      tree: { snapshots: 0, checkpoints: 0, treeSha256: "0".repeat(64) },
+      state: "running",
+      autostart: false,
+    } as const;
+    const inventory = {
+      async lookAt(which: string) {
+        said.push(`look ${which}`);
+      },
+    };
+    const given: Steps = {
+      ...steps,
+      async settle() {
+        said.push("settle");
+        return settled;
+      },
+      confirm: () => Promise.reject(new Error("not confirmed")),
+    };
+    const told = toldFirst(given, inventory);
+    // Only the domain is looked at; the rest of what a step is given does not matter here.
+    const work = { command: { domain: { uuid: uuid(1), name: "one" } } };
+    await told.settle(work as unknown as Work<"settle">).then(() => said.push("report"));
+    await assert.rejects(told.confirm(work as unknown as Work<"confirm">), /not confirmed/);
+    assert.deepEqual(said, ["settle", `look ${uuid(1)}`, "report"]);
   });
 });
 
