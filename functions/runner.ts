@@ -13,7 +13,7 @@ import { type BundleRequest, createBundleRunner, isBundleTask } from "./bundle-r
 import type { BundleTask } from "./core/bundle-task.ts";
 import { blobsOf, commandBody } from "./core/command-body.ts";
 import type { MigrationEvent, StoredReport } from "./core/event.ts";
-import { commitAttemptsMax } from "./core/limits.ts";
+import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
 import { type BlobName, blobNames, type HostRef, type MigrationState, type Pending } from "./core/state.ts";
 import { transition } from "./core/transition.ts";
 import type { Ports } from "./ports.ts";
@@ -54,6 +54,14 @@ const notFound = (what: string) =>
     retry: "never",
   });
 
+const contended = (id: string) =>
+  new Fault({
+    code: "request.conflict",
+    cause: `Migration ${id} is being changed by others at this very moment.`,
+    action: "Try again.",
+    retry: "safe",
+  });
+
 export function createRunner(ports: Ports): Runner {
   const { clock, migrations, sockets, feed, log } = ports;
   const bundles = createBundleRunner(ports);
@@ -69,12 +77,7 @@ export function createRunner(ports: Ports): Runner {
       await dispatch(next.state, next.effects, payloads);
       return next.state;
     }
-    throw new Fault({
-      code: "request.conflict",
-      cause: `Migration ${id} is being changed by others at this very moment.`,
-      action: "Try again.",
-      retry: "safe",
-    });
+    throw contended(id);
   }
 
   async function dispatch(
@@ -175,29 +178,11 @@ export function createRunner(ports: Ports): Runner {
 
   return {
     async request(input) {
-      const at = clock.now();
-      const fresh = newState(input, at);
+      const fresh = newState(input, clock.now());
       const created = await migrations.create(fresh);
       const known = created === "committed" ? fresh : await migrations.load(input.id);
       if (known === null) throw notFound(`migration ${input.id}`);
-      if (known.step === "ended" || known.pending.length > 0) return known;
-      const locked = await migrations.lockDomain({
-        domainUuid: input.domain.uuid,
-        migrationId: input.id,
-        source: input.source.id,
-        destination: input.destination.id,
-      });
-      if (!locked) {
-        const fault = await busy(input.domain);
-        await handleLoaded(known, { type: "refused", at, fault: fault.toBody() }, {});
-        throw fault;
-      }
-      await migrations.point([input.source.id, input.destination.id], input.id);
-      const started = transition(known, { type: "requested", at });
-      if (started.state === known) return known;
-      if ((await migrations.commit(started.state)) === "conflict") return (await migrations.load(input.id)) ?? known;
-      await dispatch(started.state, started.effects, {});
-      return started.state;
+      return start(known);
     },
 
     requestBundle: bundles.requestBundle,
@@ -218,30 +203,34 @@ export function createRunner(ports: Ports): Runner {
     async pendingOf(hostId) {
       const commands: Command[] = [];
       for (const id of await migrations.migrationsOf(hostId)) {
-        if (isBundleTask(id)) {
-          commands.push(...(await bundles.pendingOf(hostId, id)));
-          continue;
+        try {
+          commands.push(...(await (isBundleTask(id) ? bundles.pendingOf(hostId, id) : owedTo(hostId, id))));
+        } catch (error) {
+          if (error instanceof Fault && error.code === "store.unreachable") throw error;
+          // One migration that cannot be read must not keep the others of this host waiting.
+          log.write("error", "the commands of a migration could not be made", { migration: id, error: String(error) });
         }
-        const state = await migrations.load(id);
-        if (state === null) continue;
-        for (const pending of state.pending)
-          if (state[pending.side].id === hostId) commands.push(await materialise(state, pending, {}));
       }
       return commands;
     },
 
     async cancel(id, by) {
-      const before = await migrations.load(id);
-      if (before === null) throw notFound(`migration ${id}`);
-      const after = await handle(id, { type: "cancelRequested", at: clock.now(), by });
-      if (after === null || after.version === before.version)
-        throw new Fault({
-          code: "request.conflict",
-          cause: `Migration ${id} is ${before.step === "ended" ? before.status : before.step} and can no longer be cancelled.`,
-          action: `Watch it to its end: vmferry migration watch ${id}.`,
-          retry: "never",
-        });
-      return after;
+      for (let attempt = 0; attempt < commitAttemptsMax; attempt++) {
+        const state = await migrations.load(id);
+        if (state === null) throw notFound(`migration ${id}`);
+        const next = transition(state, { type: "cancelRequested", at: clock.now(), by });
+        if (next.state === state)
+          throw new Fault({
+            code: "request.conflict",
+            cause: `Migration ${id} is ${state.step === "ended" ? state.status : state.step} and can no longer be cancelled.`,
+            action: `Watch it to its end: vmferry migration watch ${id}.`,
+            retry: "never",
+          });
+        if ((await migrations.commit(next.state)) === "conflict") continue;
+        await dispatch(next.state, next.effects, {});
+        return next.state;
+      }
+      throw contended(id);
     },
 
     async connectionLost(hostId, lost) {
@@ -251,18 +240,14 @@ export function createRunner(ports: Ports): Runner {
     },
 
     async tick() {
-      const active = await migrations.activeMigrations();
-      for (const { migrationId, domainUuid } of active) {
-        try {
-          await (isBundleTask(migrationId) ? bundles.look(migrationId, domainUuid) : look(migrationId, domainUuid));
-        } catch (error) {
-          log.write("error", "the timer could not look after a migration", {
-            migration: migrationId,
-            error: String(error),
-          });
-        }
-      }
-      return active.length;
+      const held = await migrations.activeMigrations();
+      for (const { migrationId, domainUuid } of held)
+        await guarded(migrationId, () =>
+          isBundleTask(migrationId) ? bundles.look(migrationId, domainUuid) : look(migrationId, domainUuid),
+        );
+      const known = new Set(held.map(({ migrationId }) => migrationId));
+      for (const id of await cutShort(known)) await guarded(id, () => startAgain(id));
+      return held.length;
     },
 
     async authorise(hostId, want) {
@@ -281,6 +266,36 @@ export function createRunner(ports: Ports): Runner {
     },
   };
 
+  async function owedTo(hostId: string, id: string): Promise<Command[]> {
+    const state = await migrations.load(id);
+    if (state === null) return [];
+    if (state.step === "ended") {
+      await migrations.unpoint([hostId], id);
+      return [];
+    }
+    const mine = state.pending.filter((pending) => state[pending.side].id === hostId);
+    return Promise.all(mine.map((pending) => materialise(state, pending, {})));
+  }
+
+  /** Lock, pointers, first command: each may be repeated, so a start that was cut short is started again by whoever finds it. */
+  async function start(known: MigrationState): Promise<MigrationState> {
+    if (known.step === "ended" || known.pending.length > 0) return known;
+    const at = clock.now();
+    const locked = await migrations.lockDomain({
+      domainUuid: known.domain.uuid,
+      migrationId: known.id,
+      source: known.source.id,
+      destination: known.destination.id,
+    });
+    if (!locked) {
+      const fault = await busy(known.domain);
+      await handleLoaded(known, { type: "refused", at, fault: fault.toBody() }, {});
+      throw fault;
+    }
+    await migrations.point([known.source.id, known.destination.id], known.id);
+    return (await handleLoaded(known, { type: "requested", at }, {})) ?? known;
+  }
+
   /** As `handle`, but spares the load when the caller has just made it; one request less in each step. */
   async function handleLoaded(state: MigrationState, event: MigrationEvent, payloads: Payloads) {
     const next = transition(state, event);
@@ -290,6 +305,33 @@ export function createRunner(ports: Ports): Runner {
     return next.state;
   }
 
+  async function guarded(migrationId: string, act: () => Promise<unknown>): Promise<void> {
+    try {
+      await act();
+    } catch (error) {
+      log.write("error", "the timer could not look after a migration", {
+        migration: migrationId,
+        error: String(error),
+      });
+    }
+  }
+
+  /** Migrations that were created and hold no lock: their request died in between, or is under way at this moment. */
+  async function cutShort(held: ReadonlySet<string>): Promise<string[]> {
+    const { items } = await migrations.list({ limit: pageRowsMax, cursor: null, active: true });
+    const until = Date.parse(clock.now()) - startMsMax;
+    return items.flatMap(({ id, createdAt }) => (!held.has(id) && Date.parse(createdAt) < until ? [id] : []));
+  }
+
+  async function startAgain(id: string): Promise<void> {
+    const state = await migrations.load(id);
+    if (state === null || state.step === "ended" || state.pending.length > 0) return;
+    await start(state).catch((error: unknown) => {
+      // Refused because another migration holds the domain: it has ended as that.
+      if (!(error instanceof Fault && error.code === "domain.busy")) throw error;
+    });
+  }
+
   async function look(migrationId: string, domainUuid: string): Promise<void> {
     const state = await migrations.load(migrationId);
     if (state === null) {
@@ -297,7 +339,10 @@ export function createRunner(ports: Ports): Runner {
       return;
     }
     if (state.step === "ended") return release(state);
-    await migrations.point([state.source.id, state.destination.id], state.id);
+    if (state.pending.length === 0 && state.step === "inspectingSource") {
+      await start(state);
+      return;
+    }
     const at = clock.now();
     const unreachable: ("source" | "destination")[] = [];
     for (const side of ["source", "destination"] as const) {
@@ -305,7 +350,8 @@ export function createRunner(ports: Ports): Runner {
       const seen = host?.lastSeenAt ?? null;
       if (seen === null || Date.parse(at) - Date.parse(seen) > offlineAfterMs) unreachable.push(side);
     }
-    await handleLoaded(state, { type: "ticked", at, unreachable }, {});
+    const seen = state.step === "performing" ? await sockets.progress(state.source.id, state.id) : null;
+    await handleLoaded(state, { type: "ticked", at, unreachable, elapsedMs: seen?.elapsedMs ?? null }, {});
   }
 
   async function busy(domain: DomainRef): Promise<Fault> {
@@ -366,6 +412,7 @@ function newState(input: MigrationRequest, at: string): MigrationState {
     transferredBytes: null,
     strippedMs: null,
     touched: { staged: false, prepared: false, performed: false },
+    performSeen: null,
     abortCause: null,
     failure: null,
     timeline: [],

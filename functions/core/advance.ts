@@ -5,8 +5,9 @@
  */
 import type { CommandKind, ReportBodyOf } from "#protocol/command";
 import type { Finding } from "#protocol/fault";
-import { change, type Draft, end, enter, fail, failureOf, note } from "./draft.ts";
-import { hold, retreat, rolledBack, undoDestination, undoSource } from "./retreat.ts";
+import { change, cut, type Draft, end, enter, fail, failureOf, note } from "./draft.ts";
+import { findingCharsMax, findingsMax } from "./limits.ts";
+import { retreat, rolledBack, undoDestination, undoSource } from "./retreat.ts";
 import type { BlobName, MigrationState, Step, StoredBlob } from "./state.ts";
 
 export interface Success<K extends CommandKind> {
@@ -47,7 +48,7 @@ const inspectSource: Advance<"inspectSource"> = ({ draft, body, blobs, ms }) => 
   const offline = state === "shutoff";
   const learned = change(keep(draft, blobs), {
     facts: { state, memoryKiB, vcpus, autostart, snapshots, checkpoints },
-    findings: body.findings,
+    findings: bounded(body.findings),
     snapshots: { total: snapshots, staged: 0, verified: 0 },
     options: { ...draft.state.options, offline },
   });
@@ -59,13 +60,24 @@ const inspectSource: Advance<"inspectSource"> = ({ draft, body, blobs, ms }) => 
   return firstBlocker(noted) ?? enter(noted, "inspectingDestination", "inspectDestination");
 };
 
+/** As many findings as an item can hold, texts cut; the first of every code is kept, so no blocker and no risk is lost. */
+function bounded(findings: readonly Finding[]): Finding[] {
+  const first = findings.filter(({ code }, index) => findings.findIndex((other) => other.code === code) === index);
+  const more = findings.filter((finding) => !first.includes(finding));
+  return [...first, ...more.slice(0, Math.max(0, findingsMax - first.length))].map((finding) => ({
+    ...finding,
+    cause: cut(finding.cause, findingCharsMax),
+    action: cut(finding.action, findingCharsMax),
+  }));
+}
+
 const inspectDestination: Advance<"inspectDestination"> = ({ draft, body, ms }) => {
   const { accept, facts } = draft.state;
   const accepted = new Set(accept);
   const storageAccepted = accepted.has("storage.notShared") || accepted.has("storage.cacheMode");
   const noted = note(
     change(draft, {
-      findings: [...draft.state.findings, ...body.findings],
+      findings: bounded([...draft.state.findings, ...body.findings]),
       options: { ...draft.state.options, unsafe: body.storageProven || storageAccepted },
     }),
     {
@@ -176,8 +188,9 @@ const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
   return enter(noted, "finishing", "finish");
 };
 
+/** Too late to stop is no reason to think so later: another cancel may be asked for, and a later failure has its own cause. */
 const aborted: Advance<"abort"> = ({ draft, body }) =>
-  note(settled(draft, "abort"), {
+  note(change(settled(draft, "abort"), body.aborted ? {} : { abortCause: null }), {
     side: "source",
     note: body.aborted ? "Perform asked to stop" : "too late to stop Perform: its end decides",
   });
@@ -210,26 +223,47 @@ const confirmed: Advance<"confirm"> = ({ draft, body, ms }) => {
     : enter(noted, "restoring", "restore");
 };
 
-/** I4: completed only with the tree complete on the host that has the domain. */
+/**
+ * I4: completed only with the tree complete on the host that has the domain. The shim compared it with the bundle; what
+ * stands otherwise is the owner's own change since the guest arrived. A report that claims neither is a defect of the shim,
+ * which has forgotten the migration by then: a person must look, and nothing is tried again.
+ */
 const settledThere: Advance<"settle"> = ({ draft, body, ms }) => {
   const { bundle, snapshots } = draft.state;
+  const changed = body.changedByOwner === true ? ", changed by its owner since it arrived" : "";
   const noted = note(draft, {
     side: "destination",
     ms,
-    note: `settled: ${body.state}, ${body.tree.snapshots} snapshots verified`,
+    note: `settled: ${body.state}, ${body.tree.snapshots} snapshots verified${changed}`,
   });
-  // A snapshot that somebody took since the guest arrived makes the tree larger; the shim compared all of the bundle's.
-  const grown = bundle !== null && body.tree.snapshots > bundle.snapshots;
-  if (bundle !== null && !grown && body.tree.treeSha256 !== bundle.treeSha256)
-    return hold(noted, mismatch(noted, "The tree on the destination is not the bundle's."), "settle", false);
+  const grown =
+    bundle !== null && (body.tree.snapshots > bundle.snapshots || body.tree.checkpoints > bundle.checkpoints);
+  const same = bundle === null || body.tree.treeSha256 === bundle.treeSha256;
+  if (!same && !grown && body.changedByOwner !== true)
+    return end(
+      fail(noted, mismatch(noted, "The tree on the destination is not the bundle's.")),
+      "stranded",
+      "stranded",
+    );
   const whole = change(noted, { snapshots: { ...snapshots, verified: body.tree.snapshots }, failure: null });
   return end(whole, "completed", "completed");
 };
 
-const restored: Advance<"restore"> = ({ draft, body, ms }) =>
-  undoDestination(
-    note(draft, { side: "source", ms, note: `source ${body.state}, ${body.tree.snapshots} snapshots compared` }),
+const restored: Advance<"restore"> = ({ draft, body, ms }) => {
+  const { bundle } = draft.state;
+  const same = bundle === null || body.tree.treeSha256 === bundle.treeSha256;
+  const said = same ? "its tree compared" : "its tree has been changed by others since the export";
+  return undoDestination(
+    note(draft, {
+      side: "source",
+      ms,
+      note:
+        body.absent === true
+          ? "the source no longer knows the domain: somebody has removed it"
+          : `source ${body.state}, ${body.tree.snapshots} snapshots, ${said}`,
+    }),
   );
+};
 
 const unstaged: Advance<"unstage"> = ({ draft, body, ms }) =>
   rolledBack(

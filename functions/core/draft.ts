@@ -5,7 +5,7 @@
 import { type CommandKind, commandSide, type Side } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
 import type { Effect } from "./effect.ts";
-import { inspectMsMax, stepMsMax, strandedAfterMs, timelineEntriesMax } from "./limits.ts";
+import { inspectMsMax, noteCharsMax, stepMsMax, strandedAfterMs, timelineEntriesMax } from "./limits.ts";
 import type { Failure, MigrationState, Pending, Step } from "./state.ts";
 
 export interface Transition {
@@ -44,13 +44,21 @@ export function change(draft: Draft, fields: Partial<MigrationState>): Draft {
   return { ...draft, state: { ...draft.state, ...fields } };
 }
 
-/** Adds a line to the story. A full timeline loses its second-oldest lines: how it began and how it ends stay readable. */
+/** Adds a line to the story. What is said again at once is one line with its newest time; a full timeline loses its
+ *  second-oldest lines: how it began and how it ends stay readable. */
 export function note(draft: Draft, line: { side?: Side | null; ms?: number | null; note: string }): Draft {
-  const entry = { at: draft.at, step: draft.state.step, side: line.side ?? null, ms: line.ms ?? null, note: line.note };
-  const timeline = [...draft.state.timeline, entry];
+  const text = cut(line.note, noteCharsMax);
+  const { step } = draft.state;
+  const entry = { at: draft.at, step, side: line.side ?? null, ms: line.ms ?? null, note: text };
+  const last = draft.state.timeline.at(-1);
+  const again = last !== undefined && last.note === text && last.step === step && last.side === entry.side;
+  const timeline = [...(again ? draft.state.timeline.slice(0, -1) : draft.state.timeline), entry];
   if (timeline.length > timelineEntriesMax) timeline.splice(1, timeline.length - timelineEntriesMax);
   return change(draft, { timeline });
 }
+
+export const cut = (text: string, charsMax: number): string =>
+  text.length > charsMax ? `${text.slice(0, charsMax - 1)}…` : text;
 
 /** Issues a command: its id is deterministic (migration, kind, attempt), so the same decision made twice is one command (I6). */
 export function issue(draft: Draft, kind: CommandKind): Draft {

@@ -20,7 +20,8 @@ export type MigrationEvent =
   /** The destination's shim noticed that the libvirt connection that holds the incoming domain is gone. */
   | { type: "connectionLost"; at: string; epoch: number; cause: string }
   /** The timer looked; `unreachable` names the sides whose host was silent longer than `offlineAfterMs`. */
-  | { type: "ticked"; at: string; unreachable: Side[] };
+  /** `elapsedMs` is what the source last said of a running Perform; null when nothing is known. */
+  | { type: "ticked"; at: string; unreachable: Side[]; elapsedMs: number | null };
 
 export const eventTypes = [
   "requested",

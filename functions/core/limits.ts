@@ -15,8 +15,21 @@ export const strandedAfterMs = 15 * 60_000;
  *  writer made progress, and at most two shims, a timer and a person write to one migration. */
 export const commitAttemptsMax = 8;
 
-/** Entries of a timeline; a migration makes about 25, a stuck one must not grow its item beyond DynamoDB's 400 KB. */
-export const timelineEntriesMax = 200;
+/** Entries of a timeline and characters of one: a migration makes about 25, and a stuck one must not grow its item beyond
+ *  DynamoDB's 400 KB. 150 * 300 characters of at most 4 bytes are 180 KB. */
+export const timelineEntriesMax = 150;
+export const noteCharsMax = 300;
+
+/** Findings kept of one migration and characters of each text: 60 * 2 * 300 characters of at most 4 bytes are 144 KB. The
+ *  first of every code is always among them. */
+export const findingsMax = 60;
+export const findingCharsMax = 300;
+
+/** A request is started within seconds; one without a lock after this long died on the way. */
+export const startMsMax = 60_000;
+
+/** Longest pause between two tries of a step that keeps failing. The first tries follow each minute's timer. */
+export const retryMsMax = 15 * 60_000;
 
 /** Accepted risk codes of one request. */
 export const acceptMax = 20;

@@ -37,8 +37,7 @@ export function undoDestination(draft: Draft): Draft {
   return rolledBack(draft);
 }
 
-export const rolledBack = (draft: Draft): Draft =>
-  end(draft, endStatus(draft.state), "rolled back: the source is as it was, its snapshot tree compared");
+export const rolledBack = (draft: Draft): Draft => end(draft, endStatus(draft.state), "rolled back");
 
 function endStatus(state: MigrationState): MigrationState["status"] {
   if (state.failure?.code === "migration.cancelled") return "cancelled";

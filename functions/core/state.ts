@@ -135,6 +135,8 @@ export const migrationStateSchema = z.object({
     /** Perform returned success: the source is paused until a receipt says otherwise (I2). */
     performed: z.boolean(),
   }),
+  /** The newest sign of life of Perform that the timer saw: libvirt's own count, and when it was seen to have moved. */
+  performSeen: z.nullable(z.object({ elapsedMs: z.number(), at: z.string() })),
   /** Why Perform was asked to abort (a person's cancel, a lost destination): the true cause of the failure that follows. */
   abortCause: z.nullable(failureSchema),
   failure: z.nullable(failureSchema),

@@ -6,12 +6,14 @@
  * I5 (epoch only rises), I6 (command ids are deterministic), I7 (a receipt is never contradicted), I10 (every step has a
  * way on: a report, a retry by the timer, or `stranded` while a host stays away).
  */
-import type { CommandKind, Side } from "#protocol/command";
+import type { CommandKind } from "#protocol/command";
+import type { FaultBody } from "#protocol/fault";
 import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
-import { change, type Draft, draftOf, enter, failureOf, issue, note, type Transition } from "./draft.ts";
+import { change, type Draft, draftOf, enter, fail, failureOf, issue, note, type Transition } from "./draft.ts";
 import type { MigrationEvent } from "./event.ts";
-import { hold, persistentSteps, retreat, strandSilent, wake } from "./retreat.ts";
-import type { MigrationState, Pending, Step } from "./state.ts";
+import { ticked } from "./overdue.ts";
+import { hold, retreat, wake } from "./retreat.ts";
+import type { Failure, MigrationState, Pending, Step } from "./state.ts";
 
 export type { Transition } from "./draft.ts";
 
@@ -38,7 +40,7 @@ function apply(draft: Draft, event: MigrationEvent): Draft {
     case "connectionLost":
       return connectionLost(draft, event);
     case "ticked":
-      return ticked(draft, event.unreachable);
+      return fresh(draft.state) ? requested(draft) : ticked(draft, event);
   }
 }
 
@@ -104,6 +106,9 @@ function failed(draft: Draft, pending: Pending, result: FailedResult, ms: number
         note: `Perform could not be stopped: ${fault.cause}`,
       });
     case "finish":
+      return draft.state.step === "finishing" && isUnusable(draft.state, fault)
+        ? giveUpFinish(draft, failure)
+        : hold(draft, failure, pending.kind, fault.retry === "safe");
     case "confirm":
     case "settle":
     case "restore":
@@ -112,6 +117,21 @@ function failed(draft: Draft, pending: Pending, result: FailedResult, ms: number
     case "restoreBundle":
       return draft;
   }
+}
+
+/** Tries of Finish with a cookie C that cannot be had before the way back is taken. */
+const unreachableCookieMax = 3;
+
+/** Cookie C is gone or altered: the destination can never be told to start, and has decided nothing. */
+function isUnusable(state: MigrationState, fault: FaultBody): boolean {
+  if (fault.code === "cookie.altered") return true;
+  return fault.code === "bundle.unreachable" && (state.attempts.finish ?? 0) >= unreachableCookieMax;
+}
+
+/** The destination's journal is the arbiter: it is asked to abort, and its receipt says what became of that. */
+function giveUpFinish(draft: Draft, failure: Failure): Draft {
+  const failed = fail(draft, failure);
+  return enter(change(failed, { epoch: failed.state.epoch + 1 }), "abortingFinish", "finish");
 }
 
 function discardBundle(draft: Draft): Draft {
@@ -178,30 +198,4 @@ function connectionLost(draft: Draft, event: Extract<MigrationEvent, { type: "co
     "destination",
   );
   return abortPerform(draft, failure);
-}
-
-function ticked(draft: Draft, unreachable: readonly Side[]): Draft {
-  const { state } = draft;
-  const again = persistentSteps[state.step];
-  if (state.pending.length === 0) {
-    if (again !== undefined) return issue(draft, again);
-    return requested(draft);
-  }
-  const overdue = state.pending.find((pending) => Date.parse(pending.deadlineAt) <= Date.parse(draft.at));
-  if (overdue === undefined) return draft;
-  const away = unreachable.includes(overdue.side);
-  const host = state[overdue.side].name;
-  const code = away ? ("host.offline" as const) : ("step.overdue" as const);
-  if (again === undefined && state.step !== "performing") {
-    const cause = away
-      ? `Host ${host} has not been heard of while ${state.step} was waiting for it.`
-      : `Host ${host} did not report ${overdue.kind} in time.`;
-    const action = `Look at the shim on ${host} (journalctl -u vmferry-shim), then migrate again.`;
-    return retreat(draft, failureOf({ code, cause, action, retry: "safe" }, state.step, overdue.side));
-  }
-  // Perform may take hours on a reachable host; that is no reason to call anybody.
-  if (state.step === "performing" && !away) return draft;
-  const cause = `${state.step} waits for host ${host}, ${away ? "which is away" : "which is connected but silent"}.`;
-  const action = `Bring the shim on ${host} back; the migration then goes on by itself. Resume or destroy nothing by hand.`;
-  return strandSilent(draft, failureOf({ code, cause, action, retry: "person" }, state.step, overdue.side));
 }

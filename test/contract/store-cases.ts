@@ -63,6 +63,7 @@ export function migration(changes: Partial<MigrationState> = {}): MigrationState
     transferredBytes: null,
     strippedMs: null,
     touched: { staged: false, prepared: false, performed: false },
+    performSeen: null,
     abortCause: null,
     failure: null,
     timeline: [],

@@ -301,6 +301,61 @@ describe("runner", () => {
       );
   });
 
+  test("one migration that cannot be read does not keep the others of its host waiting", async () => {
+    it.state.losePushes = true;
+    await it.runner.request(request);
+    await it.ports.migrations.point([request.source.id], "m_01JD0000000000000000000008");
+    const { load } = it.ports.migrations;
+    it.ports.migrations.load = async (id) => {
+      if (id === "m_01JD0000000000000000000008") throw new Error("written by another version");
+      return load.call(it.ports.migrations, id);
+    };
+    assert.deepEqual(
+      (await it.runner.pendingOf(request.source.id)).map(({ kind }) => kind),
+      ["inspectSource"],
+    );
+  });
+
+  test("a host that still points at an ended migration is freed of it", async () => {
+    await it.runner.request(request);
+    await serve(it.pushed, it.runner);
+    await it.ports.migrations.point([request.source.id], request.id);
+    assert.deepEqual(await it.runner.pendingOf(request.source.id), []);
+    assert.deepEqual(await it.ports.migrations.migrationsOf(request.source.id), []);
+  });
+
+  test("a request that died before it held the lock is started by the timer, or refused when another holds the domain", async () => {
+    const other = "m_01JD0000000000000000000007";
+    await it.ports.migrations.create(newMigration());
+    await it.ports.migrations.create({ ...newMigration(), id: other });
+    await it.runner.tick();
+    assert.deepEqual(it.pushed, [], "too fresh: its request may be under way");
+    it.pass(2 * 60_000);
+    await it.runner.tick();
+    assert.equal(it.pushed.length, 1);
+    const states = await Promise.all([request.id, other].map((id) => it.ports.migrations.load(id)));
+    assert.deepEqual(states.map((state) => state?.status).sort(), ["refused", "running"]);
+    assert.equal(states.find((state) => state?.status === "refused")?.failure?.code, "domain.busy");
+  });
+
+  test("a cancel that changes nothing says so, though somebody else changes the migration at that moment", async () => {
+    await it.runner.request(request);
+    const { load } = it.ports.migrations;
+    let first = true;
+    it.ports.migrations.load = async (id) => {
+      const state = await load.call(it.ports.migrations, id);
+      if (first && state !== null) {
+        first = false;
+        await it.ports.migrations.commit({ ...state, step: "finishing", version: state.version + 1 });
+      }
+      return state;
+    };
+    await assert.rejects(
+      it.runner.cancel(request.id, "ann"),
+      (error) => error instanceof Fault && error.code === "request.conflict",
+    );
+  });
+
   test("an export by hand takes the domain's lock and ends with the bundle", async () => {
     const task = {
       id: "b_01JD0000000000000000000001",

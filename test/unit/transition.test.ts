@@ -6,12 +6,23 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
+import { stepsOf } from "#core/advance";
 import { blobsOf, commandBody } from "#core/command-body";
 import type { MigrationEvent } from "#core/event";
-import type { MigrationState } from "#core/state";
+import { type MigrationState, migrationStateSchema } from "#core/state";
 import { transition } from "#core/transition";
 import { type CommandKind, commandKindSchema } from "#protocol/command";
-import { at, failureReport, inlineBlob, later, newMigration, receipt, success, successes } from "#test/fake/migration";
+import {
+  at,
+  bundleRef,
+  failureReport,
+  inlineBlob,
+  later,
+  newMigration,
+  receipt,
+  success,
+  successes,
+} from "#test/fake/migration";
 
 interface Arrow {
   from: MigrationState;
@@ -30,9 +41,13 @@ function eventsIn(state: MigrationState): [string, MigrationEvent][] {
     ["cancelRequested", { type: "cancelRequested", at, by: "ann" }],
     ["connectionLost", { type: "connectionLost", at, epoch: state.epoch, cause: "libvirtd is gone" }],
     ["connectionLost(old epoch)", { type: "connectionLost", at, epoch: state.epoch - 1, cause: "old news" }],
-    ["ticked(in time)", { type: "ticked", at, unreachable: [] }],
-    ["ticked(overdue)", { type: "ticked", at: later, unreachable: [] }],
-    ["ticked(overdue, hosts away)", { type: "ticked", at: later, unreachable: ["source", "destination"] }],
+    ["ticked(in time)", { type: "ticked", at, unreachable: [], elapsedMs: null }],
+    ["ticked(overdue)", { type: "ticked", at: later, unreachable: [], elapsedMs: null }],
+    ["ticked(Perform moves)", { type: "ticked", at: later, unreachable: [], elapsedMs: 1 }],
+    [
+      "ticked(overdue, hosts away)",
+      { type: "ticked", at: later, unreachable: ["source", "destination"], elapsedMs: null },
+    ],
   ];
   for (const pending of state.pending) {
     for (const [name, body] of Object.entries(successes(pending.kind)))
@@ -42,6 +57,16 @@ function eventsIn(state: MigrationState): [string, MigrationEvent][] {
         `${pending.kind} failed${sourceState === undefined ? "" : ` (source ${sourceState})`}`,
         { type: "reported", at, report: failureReport(state, pending, { sourceState }) },
       ]);
+    if (pending.kind === "finish")
+      for (const code of ["cookie.altered", "bundle.unreachable"] as const)
+        events.push([
+          `finish failed: ${code}`,
+          {
+            type: "reported",
+            at,
+            report: failureReport(state, pending, { fault: { code, cause: "c", action: "a", retry: "safe" } }),
+          },
+        ]);
     const person = { code: "libvirt.failed", cause: "c", action: "a", retry: "person" } as const;
     events.push([
       `${pending.kind} failed, needs a person`,
@@ -58,20 +83,26 @@ function eventsIn(state: MigrationState): [string, MigrationEvent][] {
   return events;
 }
 
-/** What makes two states the same for the future: everything but times, counters and the story. */
-const key = (state: MigrationState) =>
-  JSON.stringify({
+/** What makes two states the same for the future: everything but times, counters that no longer count, and the story. */
+const key = (state: MigrationState) => {
+  const current = commandKindSchema.options.filter((kind) => stepsOf[kind].includes(state.step));
+  const { failure } = state;
+  const silence = failure?.code === "host.offline" || failure?.code === "step.overdue";
+  return JSON.stringify({
     ...state,
     version: 0,
     epoch: 0,
     timeline: [],
     updatedAt: "",
     endedAt: state.endedAt === null,
-    attempts: Object.fromEntries(Object.entries(state.attempts).map(([kind, count]) => [kind, Math.min(count, 3)])),
+    attempts: current.map((kind) => Math.min(state.attempts[kind] ?? 0, 3)),
     pending: state.pending.map((pending) => pending.kind),
-    failure: state.failure === null ? null : state.failure.code,
+    failure:
+      failure === null ? null : silence ? "silence" : failure.code === "migration.cancelled" ? "cancelled" : "other",
     abortCause: state.abortCause === null ? null : state.abortCause.code,
+    performSeen: state.step === "performing" && state.performSeen !== null,
   });
+};
 
 function explore(): { states: MigrationState[]; arrows: Arrow[] } {
   const states = new Map<string, MigrationState>();
@@ -114,7 +145,7 @@ describe("every reachable state and event", () => {
       "unstaging",
     ]);
     const ends = new Set(explored.states.filter((state) => state.step === "ended").map((state) => state.status));
-    assert.deepEqual([...ends].sort(), ["cancelled", "completed", "refused", "rolledBack"]);
+    assert.deepEqual([...ends].sort(), ["cancelled", "completed", "refused", "rolledBack", "stranded"]);
     assert.ok(explored.states.some((state) => state.status === "stranded"));
     assert.ok(explored.states.length > 200, `only ${explored.states.length} states explored`);
   });
@@ -240,14 +271,19 @@ describe("every reachable state and event", () => {
     for (const state of explored.states) {
       assert.ok(alive.has(key(state)), `no way out of ${state.step} (${state.status})`);
       if (state.step === "ended" || state.pending.length > 0) continue;
-      const ticked = transition(state, { type: "ticked", at, unreachable: [] });
+      const ticked = transition(state, { type: "ticked", at: later, unreachable: [], elapsedMs: null });
       assert.equal(ticked.state.pending.length, 1, `the timer does not wake ${state.step}`);
     }
   });
 
   test("what was staged or prepared is swept before a rolled back end", () => {
     for (const { from, to } of explored.arrows) {
-      if (to.state.step !== "ended" || from.step === "ended" || to.state.status === "completed") continue;
+      if (
+        to.state.step !== "ended" ||
+        from.step === "ended" ||
+        !["rolledBack", "cancelled", "refused"].includes(to.state.status)
+      )
+        continue;
       const touched = from.touched.staged || from.touched.prepared;
       if (touched) assert.equal(from.step, "unstaging");
     }
@@ -303,4 +339,134 @@ test("the happy path goes through the nine steps in order", () => {
     "settle",
   ]);
   assert.deepEqual(state.snapshots, { total: 5, staged: 5, verified: 5 });
+});
+
+/** A migration in that step, as the exploration reached it on the way forward. */
+function reached(step: MigrationState["step"]): MigrationState {
+  const states = explored.states.filter(({ status, pending }) => status === "running" && pending.length > 0);
+  const state =
+    states.find((candidate) => candidate.step === step && candidate.failure === null) ??
+    states.find((candidate) => candidate.step === step);
+  assert.ok(state, step);
+  return state;
+}
+
+describe("what a hostile review found", () => {
+  const dear = { code: "libvirt.failed", cause: "ä".repeat(2000), action: "ö".repeat(2000), retry: "person" } as const;
+
+  test("a step that fails for weeks stays readable and below the size of an item", () => {
+    let state = reached("confirming");
+    let nowMs = Date.parse(at);
+    for (let attempt = 0; attempt < 20_000; attempt += 1) {
+      nowMs += 60_000;
+      const now = new Date(nowMs).toISOString();
+      state = transition(state, { type: "ticked", at: now, unreachable: [], elapsedMs: null }).state;
+      const pending = state.pending[0];
+      if (pending === undefined) continue;
+      const different = { ...dear, cause: `${attempt} ${dear.cause}`.slice(0, 2000) };
+      state = transition(state, {
+        type: "reported",
+        at: now,
+        report: failureReport(state, pending, { fault: different }),
+      }).state;
+    }
+    assert.ok((state.attempts.confirm ?? 0) > 1000);
+    assert.equal(state.status, "stranded");
+    assert.ok(migrationStateSchema.safeParse(state).success);
+    assert.ok(Buffer.byteLength(JSON.stringify(state)) < 390_000, `${Buffer.byteLength(JSON.stringify(state))} bytes`);
+  });
+
+  test("tries of a failing step become rarer, and never stop", () => {
+    let state = reached("confirming");
+    const minutesOf = (attempts: number) => {
+      state = { ...state, pending: [], attempts: { ...state.attempts, confirm: attempts } };
+      for (let minutes = 0; ; minutes += 1) {
+        const now = new Date(Date.parse(state.updatedAt) + minutes * 60_000).toISOString();
+        if (transition(state, { type: "ticked", at: now, unreachable: [], elapsedMs: null }).state !== state)
+          return minutes;
+      }
+    };
+    assert.deepEqual([1, 2, 3, 4, 5, 9, 900].map(minutesOf), [0, 0, 1, 2, 4, 15, 15]);
+  });
+
+  test("many findings keep the first of every code and stay small", () => {
+    const state = reached("inspectingSource");
+    const pending = state.pending[0];
+    assert.ok(pending);
+    const body = successes("inspectSource").snapshots;
+    assert.ok(body?.kind === "inspectSource");
+    const note = (code: "lock.none" | "snapshot.incomplete") =>
+      ({ severity: "note", code, cause: dear.cause, action: dear.action }) as const;
+    const findings = [...Array.from({ length: 150 }, () => note("lock.none")), note("snapshot.incomplete")];
+    const next = transition(state, {
+      type: "reported",
+      at,
+      report: success(state, pending, { ...body, findings }),
+    }).state;
+    assert.deepEqual(new Set(next.findings.map(({ code }) => code)), new Set(["lock.none", "snapshot.incomplete"]));
+    assert.ok(JSON.stringify(next.findings).length < 60_000);
+  });
+
+  test("a cookie C that is altered, or stays away, turns round by way of the arbiter", () => {
+    const turn = (code: "cookie.altered" | "bundle.unreachable", attempts: number) => {
+      const state = { ...reached("finishing"), attempts: { ...reached("finishing").attempts, finish: attempts } };
+      const pending = state.pending[0];
+      assert.ok(pending);
+      const fault = { code, cause: "c", action: "a", retry: "safe" } as const;
+      return transition(state, { type: "reported", at, report: failureReport(state, pending, { fault }) }).state;
+    };
+    assert.equal(turn("cookie.altered", 1).step, "abortingFinish");
+    assert.equal(turn("cookie.altered", 1).epoch, reached("finishing").epoch + 1);
+    assert.equal(turn("bundle.unreachable", 1).step, "finishing");
+    assert.equal(turn("bundle.unreachable", 3).step, "abortingFinish");
+  });
+
+  test("a Perform that moves is left alone for hours; one that stands still calls a person and goes on when it moves", () => {
+    let state = reached("performing");
+    const tick = (minutes: number, elapsedMs: number | null) => {
+      const now = new Date(Date.parse(at) + minutes * 60_000).toISOString();
+      state = transition(state, { type: "ticked", at: now, unreachable: [], elapsedMs }).state;
+      return state.status;
+    };
+    for (let minutes = 1; minutes < 300; minutes += 1) assert.equal(tick(minutes, minutes), "running");
+    assert.equal(tick(310, 299), "running");
+    assert.equal(tick(320, 299), "stranded");
+    assert.equal(state.failure?.code, "step.overdue");
+    assert.equal(state.step, "performing");
+  });
+
+  test("an abort that came too late leaves room for another, and blames no later failure", () => {
+    const asked = transition(reached("performing"), { type: "cancelRequested", at, by: "ann" }).state;
+    const abort = asked.pending.find(({ kind }) => kind === "abort");
+    const late = successes("abort").late;
+    assert.ok(abort && late);
+    const told = transition(asked, { type: "reported", at, report: success(asked, abort, late) }).state;
+    assert.equal(told.abortCause, null);
+    assert.notEqual(transition(told, { type: "cancelRequested", at, by: "ann" }).state, told);
+  });
+
+  test("a domain that somebody took from the source does not hold the way back", () => {
+    const state = reached("restoring");
+    const pending = state.pending[0];
+    const body = successes("restore").done;
+    assert.ok(pending && body?.kind === "restore");
+    const report = success(state, pending, { ...body, absent: true, state: "nostate" });
+    const next = transition(state, { type: "reported", at, report }).state;
+    assert.notEqual(next.step, "restoring");
+    assert.match(next.timeline.map(({ note }) => note).join("\n"), /no longer knows the domain/);
+  });
+
+  test("a tree that grew by a checkpoint or was changed by its owner is no mismatch", () => {
+    const settle = (change: object) => {
+      const state = { ...reached("settling"), bundle: bundleRef };
+      const pending = state.pending[0];
+      const body = successes("settle").mismatch;
+      assert.ok(pending && body?.kind === "settle");
+      return transition(state, { type: "reported", at, report: success(state, pending, { ...body, ...change }) }).state;
+    };
+    assert.equal(settle({ changedByOwner: true }).status, "completed");
+    assert.equal(settle({ tree: { snapshots: 5, checkpoints: 1, treeSha256: "1".repeat(64) } }).status, "completed");
+    const wrong = settle({});
+    assert.deepEqual([wrong.status, wrong.step, wrong.failure?.code], ["stranded", "ended", "snapshot.mismatch"]);
+  });
 });

@@ -1,0 +1,64 @@
+/**
+ * What the timer does about a migration: nothing while all is in time; try again what failed; give up what was not begun;
+ * and from Perform on call a person, for silence decides nothing there (I2, I10).
+ */
+import type { Side } from "#protocol/command";
+import { change, type Draft, failureOf, issue } from "./draft.ts";
+import type { MigrationEvent } from "./event.ts";
+import { retryMsMax, strandedAfterMs } from "./limits.ts";
+import { persistentSteps, retreat, strandSilent } from "./retreat.ts";
+import type { MigrationState } from "./state.ts";
+
+type Ticked = Extract<MigrationEvent, { type: "ticked" }>;
+const elapsed = (from: string, to: string) => Date.parse(to) - Date.parse(from);
+
+export function ticked(draft: Draft, event: Ticked): Draft {
+  if (draft.state.pending.length === 0) return tryAgain(draft);
+  if (draft.state.step === "performing") return watchPerform(draft, event);
+  return overdue(draft, event.unreachable);
+}
+
+/** The first tries follow each timer; later ones wait longer, so that a step that fails for days costs little and says it once. */
+function tryAgain(draft: Draft): Draft {
+  const kind = persistentSteps[draft.state.step];
+  if (kind === undefined) return draft;
+  const attempts = draft.state.attempts[kind] ?? 0;
+  const waitMs = attempts < 3 ? 0 : Math.min(retryMsMax, 60_000 * 2 ** Math.min(attempts - 3, 10));
+  return elapsed(draft.state.updatedAt, draft.at) < waitMs ? draft : issue(draft, kind);
+}
+
+/** Perform may take hours; while libvirt's own count moves that is no reason to call anybody. */
+function watchPerform(draft: Draft, { elapsedMs, unreachable }: Ticked): Draft {
+  const { state, at } = draft;
+  const seen = state.performSeen;
+  if (elapsedMs !== null && elapsedMs !== seen?.elapsedMs) return change(draft, { performSeen: { elapsedMs, at } });
+  const issuedAt = state.pending.find(({ kind }) => kind === "perform")?.issuedAt ?? state.updatedAt;
+  if (elapsed(seen?.at ?? issuedAt, at) < strandedAfterMs) return draft;
+  return silent(draft, "source", unreachable.includes("source"));
+}
+
+function overdue(draft: Draft, unreachable: readonly Side[]): Draft {
+  const { state, at } = draft;
+  const late = state.pending.find((pending) => elapsed(pending.deadlineAt, at) >= 0);
+  if (late === undefined) return draft;
+  const away = unreachable.includes(late.side);
+  if (persistentSteps[state.step] !== undefined) return silent(draft, late.side, away);
+  const { name } = state[late.side];
+  const cause = away
+    ? `Host ${name} has not been heard of while ${state.step} was waiting for it.`
+    : `Host ${name} did not report ${late.kind} in time.`;
+  const action = `Look at the shim on ${name} (journalctl -u vmferry-shim), then migrate again.`;
+  return retreat(draft, failureOf({ code: code(away), cause, action, retry: "safe" }, state.step, late.side));
+}
+
+const code = (away: boolean) => (away ? ("host.offline" as const) : ("step.overdue" as const));
+
+function silent(draft: Draft, side: Side, away: boolean): Draft {
+  const { step }: MigrationState = draft.state;
+  const { name } = draft.state[side];
+  const cause = `${step} waits for host ${name}, ${away ? "which is away" : "which is connected but silent"}.`;
+  const action = away
+    ? `Bring the shim on ${name} back; the migration then goes on by itself. Resume or destroy nothing by hand.`
+    : `Look at the shim's and libvirt's logs on ${name} (journalctl -u vmferry-shim -u libvirtd). Resume or destroy nothing by hand.`;
+  return strandSilent(draft, failureOf({ code: code(away), cause, action, retry: "person" }, step, side));
+}
