@@ -8,11 +8,13 @@ import { createHash } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { DynamoDBClient, QueryCommand } from "@aws-sdk/client-dynamodb";
 import { bootGuest, destroyGuest, type Guest } from "#lab/guest";
 import type { Host } from "#lab/host";
 import { revertAndSee, type TakenTree, takeBranchingTree } from "#lab/snapshot-tree";
 import { readBundle } from "#protocol/bundle-reader";
 import { inlineBytesMax } from "#protocol/limits";
+import { openDynalite } from "../../functions/cli/up-dynalite.ts";
 import type { Migration } from "../../functions/http/migration-resource.ts";
 import { diskLines, eventually, treeOf, World } from "./world.ts";
 
@@ -178,7 +180,44 @@ describe("a running guest with a branching snapshot tree", { timeout }, () => {
       lines.map((_, index) => (index + 1) * 100),
     );
   });
+
+  test("left its cookies A to D in DynamoDB, as they were told", async () => {
+    await world.fleet.controlPlane?.stop();
+    const blobs = await storedBlobs(join(world.fleet.dir, "data"), first.id);
+    for (const { cookie, bytes, sha256 } of first.cookies) {
+      const stored = blobs.find(({ name }) => name === `${cookie}#${sha256}`);
+      assert.ok(stored, `cookie ${cookie} is not among ${blobs.map(({ name }) => name).join(", ")}`);
+      assert.equal(stored.bytes.byteLength, bytes);
+      assert.equal(createHash("sha256").update(stored.bytes).digest("hex"), sha256);
+    }
+  });
 });
+
+/** Every payload of a migration as it lies in DynamoDB: the text after `BLOB#` in its key, and its bytes. */
+async function storedBlobs(dataDir: string, migrationId: string): Promise<{ name: string; bytes: Uint8Array }[]> {
+  const store = await openDynalite(join(dataDir, "dynamodb"));
+  const client = new DynamoDBClient({
+    endpoint: store.endpoint,
+    region: "us-east-1",
+    credentials: { accessKeyId: "local", secretAccessKey: "local" },
+  });
+  try {
+    const { Items = [] } = await client.send(
+      new QueryCommand({
+        TableName: "vmferry",
+        KeyConditionExpression: "pk = :pk AND begins_with(sk, :blob)",
+        ExpressionAttributeValues: { ":pk": { S: `MIG#${migrationId}` }, ":blob": { S: "BLOB#" } },
+      }),
+    );
+    return Items.map((item) => {
+      const bytes = Object.values(item).flatMap((value) => (value.B === undefined ? [] : [value.B]))[0];
+      return { name: item.sk?.S?.slice("BLOB#".length) ?? "", bytes: bytes ?? new Uint8Array() };
+    });
+  } finally {
+    client.destroy();
+    await store.close();
+  }
+}
 
 describe("domains of other kinds", { timeout }, () => {
   let world: World;
