@@ -56,6 +56,7 @@ export function newMigration(): MigrationState {
     transferredBytes: null,
     strippedMs: null,
     touched: { staged: false, prepared: false, performed: false },
+    performSeen: null,
     abortCause: null,
     failure: null,
     timeline: [],
