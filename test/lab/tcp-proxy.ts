@@ -215,7 +215,7 @@ export class TcpProxy {
   #carry(from: Socket, to: Socket, direction: Direction, count: (bytes: number) => void): void {
     const delayMs = this.#options.delayMs ?? 0;
     const later = (act: () => void) => (delayMs === 0 ? act() : void setTimeout(act, delayMs));
-    let tail = Buffer.alloc(0);
+    let tail: Buffer = Buffer.alloc(0);
     from.on("data", (chunk: Buffer) => {
       count(chunk.length);
       const before = tail;
