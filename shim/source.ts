@@ -1,13 +1,12 @@
 /**
- * The steps on the source: export, begin, confirm, restore (Perform is in perform.ts).
+ * The first steps on the source: export and begin (perform.ts, confirm.ts and restore.ts have the others).
  *
- * I2: the source is resumed here only with a receipt that the domain was destroyed or never started over there. I3: it is
- * stripped only after its live tree was compared with the bundle, journalled before and after. I8: it is destroyed only
- * with a receipt that the other copy runs, and never while it runs itself.
+ * I1: from Begin on the source does not start by itself (autostart.ts). I3: it is stripped only after its live tree was
+ * compared with the bundle, journalled before and after.
  */
 import type { LibvirtConnection } from "#libvirt/client";
-import { DomainXmlFlag, ErrorCode } from "#libvirt/constants";
-import { isNoDomain, LibvirtError } from "#libvirt/error";
+import { DomainXmlFlag } from "#libvirt/constants";
+import { LibvirtError } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import type { ValueOf } from "#libvirt/shape";
@@ -15,8 +14,9 @@ import type { BundleEntry } from "#protocol/bundle";
 import { writeBundle } from "#protocol/bundle-writer";
 import type { ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
+import { clearAutostart } from "./autostart.ts";
 import { migrateFlags, migrateParams } from "./flags.ts";
-import { faultOf, isNoAnswer, messageOf } from "./libvirt-fault.ts";
+import { faultOf, isNoAnswer } from "./libvirt-fault.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";
 import { mustLookUp, type Probe, persistently, probeDomain, read } from "./probe.ts";
 import { completeTree, redefineFrom, stripSnapshots, verifyTree } from "./snapshots.ts";
@@ -29,10 +29,8 @@ import {
   readLiveTree,
   sameListing,
   snapshotChanged,
-  summaryOf,
   type Tree,
 } from "./tree-reader.ts";
-import { undefineDomain } from "./undefine.ts";
 
 /** Reads the whole tree into a bundle, lists again and compares, and puts the bundle into S3. Changes nothing. */
 export const exportBundle: Step<"export"> = async (work) => {
@@ -141,6 +139,7 @@ export const begin: Step<"begin"> = async (work) => {
     const listing = await listTree(libvirt, dom);
     await mustBeUnchanged(libvirt, dom, listing, wanted);
     await mustFit(libvirt, work);
+    await clearAutostart(work, libvirt, dom);
 
     const flags = migrateFlags(options, false);
     const callBegin = () =>
@@ -255,155 +254,3 @@ async function mustFit(libvirt: LibvirtConnection, work: Work<"begin">): Promise
       retry: "safe",
     });
 }
-
-/** Ends the migration on the source as the receipt says. */
-export const confirm: Step<"confirm"> = async (work) => {
-  const { receipt } = work.command;
-  const cookie = work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
-  const source = await persistently(work, (libvirt, continuous) =>
-    receipt.outcome === "started"
-      ? giveUp(work, libvirt, continuous, cookie)
-      : takeBack(work, libvirt, continuous, cookie),
-  );
-  await work.milestone("confirmed", { outcome: receipt.outcome, source });
-  return { kind: "confirm", source };
-};
-
-type SourceState = ReportBodyOf<"confirm">["source"];
-
-/** Confirm3; false when libvirt no longer knows of the job (55) or the domain (42): then what is true decides. */
-async function confirmed(
-  work: Work<"confirm">,
-  libvirt: LibvirtConnection,
-  dom: RemoteDomain,
-  cookieIn: Uint8Array,
-  cancelled: boolean,
-): Promise<boolean> {
-  const { options, flags } = work.command;
-  try {
-    const params = migrateParams(options);
-    await libvirt.call(procedures.domainMigrateConfirm3Params, { dom, params, cookieIn, flags, cancelled });
-    return true;
-  } catch (error) {
-    if (isNoDomain(error) || (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID))
-      return false;
-    if (isNoAnswer(error)) throw error;
-    // Whatever libvirt says here, the receipt stands: go by what the source shows.
-    return false;
-  }
-}
-
-/** The receipt says `started`: the source's copy goes. A running one is never touched (I1, I8). */
-async function giveUp(
-  work: Work<"confirm">,
-  libvirt: LibvirtConnection,
-  continuous: boolean,
-  cookie: Uint8Array,
-): Promise<SourceState> {
-  const { domain } = work.command;
-  let probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) return "gone";
-  mustNotRun(probe);
-  if (continuous && probe.active) await confirmed(work, libvirt, probe.dom, cookie, false);
-  probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) return "gone";
-  mustNotRun(probe);
-  try {
-    if (probe.active) await libvirt.call(procedures.domainDestroyFlags, { dom: probe.dom, flags: 0 });
-    await undefineDomain(libvirt, probe.dom);
-  } catch (error) {
-    if (isNoDomain(error)) return "gone";
-    throw faultOf(error, {
-      code: "confirm.failed",
-      what: "The domain runs on the destination, but the source's copy could not be removed",
-      action: `Run \`virsh undefine ${domain.uuid} --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm\` on the source.`,
-      retry: "person",
-    });
-  }
-  return "gone";
-}
-
-function mustNotRun(probe: Extract<Probe, { present: true }>): void {
-  if (probe.state === "paused" || probe.state === "shutoff" || !probe.active) return;
-  throw new Fault({
-    code: "confirm.failed",
-    cause: `The destination states that it runs the domain, but the source's copy is ${probe.state} too. Nothing was touched.`,
-    action: "Look at both copies at once; fence one of them by hand, then resolve the migration.",
-    retry: "person",
-  });
-}
-
-/** The receipt says `destroyed`: the source goes on. It is resumed only from the pause that the migration made (I2b). */
-async function takeBack(
-  work: Work<"confirm">,
-  libvirt: LibvirtConnection,
-  continuous: boolean,
-  cookie: Uint8Array,
-): Promise<SourceState> {
-  const { domain } = work.command;
-  let probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) throw lostSource(domain.name);
-  if (continuous && probe.pausedByMigration) await confirmed(work, libvirt, probe.dom, cookie, true);
-  probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) throw lostSource(domain.name);
-  if (probe.pausedByMigration) {
-    try {
-      await libvirt.call(procedures.domainResume, { dom: probe.dom });
-    } catch (error) {
-      if (isNoAnswer(error)) throw error;
-      throw faultOf(error, {
-        code: "confirm.failed",
-        what: "The destination has no copy, but the source's domain could not be resumed",
-        action: `Run \`virsh resume ${domain.uuid}\` on the source.`,
-        retry: "person",
-      });
-    }
-    probe = await probeDomain(libvirt, domain.uuid);
-    if (!probe.present) throw lostSource(domain.name);
-  }
-  if (!probe.active) return "shutoff";
-  return probe.state === "paused" ? "paused" : "running";
-}
-
-function lostSource(name: string): Fault {
-  return new Fault({
-    code: "confirm.failed",
-    cause: `The destination has no copy of "${name}", and the source no longer knows it either.`,
-    action: "Restore it with `vmferry bundle restore` after defining it from the bundle's domain XML.",
-    retry: "person",
-  });
-}
-
-/** The end of the way back: the source's domain is as it was, its tree complete and compared (I4). */
-export const restore: Step<"restore"> = async (work) => {
-  const { domain, bundle } = work.command;
-  // A source that was never stripped has its tree in libvirt: no bucket is needed to go back, not even one that is away.
-  const path = bundle !== null && isStripped(work.history) ? await work.payloads.downloadBundle(bundle) : null;
-  try {
-    return await persistently(work, async (libvirt): Promise<ReportBodyOf<"restore">> => {
-      const dom = await mustLookUp(libvirt, domain);
-      const probe = await probeState(libvirt, domain.uuid);
-      if (probe.pausedByMigration && probe.job === "none")
-        throw new Fault({
-          code: "confirm.failed",
-          cause:
-            "The source's domain is still paused by the migration, and nobody stated what became of the other copy.",
-          action: `Prove that the destination does not run it, then run \`virsh resume ${domain.uuid}\` on the source.`,
-          retry: "person",
-        });
-      let tree: Tree;
-      if (path !== null) {
-        tree = await completeTree(libvirt, dom, path, await readBundleTree(path));
-        await work.milestone("redefined");
-      } else tree = await readLiveTree(libvirt, dom);
-      return { kind: "restore", tree: summaryOf(tree), state: probe.state };
-    });
-  } catch (error) {
-    throw faultOf(error, {
-      code: "libvirt.failed",
-      what: `The source could not be restored (${messageOf(error)})`,
-      action: `Run \`vmferry bundle restore ${work.bundlePath} --host SOURCE\`; the bundle is complete there and in the bucket.`,
-      retry: "person",
-    });
-  }
-};

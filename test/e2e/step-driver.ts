@@ -252,8 +252,8 @@ export class Crossing {
     return this.destination.run<"settle">(command);
   }
 
-  restore() {
-    return this.source.run<"restore">({ ...this.head("restore"), bundle: this.bundle });
+  restore(autostart = false) {
+    return this.source.run<"restore">({ ...this.head("restore"), bundle: this.bundle, autostart });
   }
 
   unstage() {

@@ -97,6 +97,30 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
     assert.deepEqual(guest.witness.violations, []);
   });
 
+  test("autostart is off on the source from Begin on, and on again after the way back", async () => {
+    const autostart = async () => /Autostart:\s+enable/.test(await h1.virsh.run(["dominfo", guest.name]));
+    await h1.virsh.run(["autostart", guest.name]);
+    try {
+      const made = await crossing(h1, h2);
+      const { source } = await made.inspect();
+      assert.equal(source.domain.autostart, true);
+      await made.export();
+      await made.stage();
+      await made.begin();
+      assert.equal(await autostart(), false);
+      await made.unstage();
+      // By the journal first, then by the inspection's word alone, as after the journal is lost.
+      await made.restore();
+      assert.equal(await autostart(), true);
+      await h1.virsh.run(["autostart", guest.name, "--disable"]);
+      made.source.journal.length = 0;
+      await made.restore(true);
+      assert.equal(await autostart(), true);
+    } finally {
+      await h1.virsh.run(["autostart", guest.name, "--disable"]);
+    }
+  });
+
   test("a receipt that says started never ends a source that runs", async () => {
     const made = await crossing(h1, h2);
     await made.export();

@@ -56,6 +56,7 @@ export function make(kind: CommandKind, { migration = id, epoch = 1, attempt = 1
     case "settle":
       return { ...start, kind, bundle: null, autostart: false, offline: false };
     case "restore":
+      return { ...start, kind, bundle: null, autostart: false };
     case "unstage":
       return { ...start, kind, bundle: null };
     case "inspectSource":
