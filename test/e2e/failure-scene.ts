@@ -18,7 +18,7 @@ import type { SnapshotRecord } from "#lab/virsh";
 import type { CommandKind } from "#protocol/command";
 import type { FaultCode } from "#protocol/fault";
 import type { Migration, MigrationRow } from "../../functions/http/migration-resource.ts";
-import { eventually, treeOf, World } from "./world.ts";
+import { eventually, rows, treeOf, World } from "./world.ts";
 
 /** Beside other tests on two cores everything takes longer; nothing here is measured. */
 const tickMs = 120_000;
@@ -135,6 +135,10 @@ export class FailureScene {
   async migrate(words: readonly string[] = []): Promise<Attempt> {
     const { name } = this.guest;
     await this.world.heardOf(name, [this.source]);
+    // After a long outage of the store a host counts as offline until its next heartbeat is stored.
+    await eventually("both hosts count as connected", async () =>
+      rows(await this.world.get("/v1/hosts")).every(({ connected }) => connected === true),
+    );
     const before = await treeOf(this.source, name);
     const cli = this.cli(["migrate", name, "--to", this.destination.name, ...words]);
     await cli.says(/\bm_[0-9A-Z]{26}: /);
