@@ -45,7 +45,8 @@ interface FinishCall {
   name: string;
   options: MigrateOptions;
   flags: number;
-  cookieIn: Uint8Array;
+  /** Cookie C; asked for only when libvirt is called. */
+  readCookie(): Promise<Uint8Array>;
   cancelled: boolean;
 }
 
@@ -54,10 +55,20 @@ export const finish: Step<"finish"> = async (work) => {
   const finished = lastMilestone(work.history, "finished", finishedSchema);
   if (finished !== null) return { kind: "finish", ...finished, fault: null };
   const decided = decisionOf(work.history);
-  if (decided === null) await work.milestone("finishing", { cancelled });
   const standing = decided?.cancelled ?? cancelled;
-  const cookieIn = work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
-  const call = { uuid: domain.uuid, name: domain.name, options, flags, cookieIn, cancelled: standing };
+  let cookieIn: Uint8Array | null = null;
+  const readCookie = async () => {
+    const { cookie } = work.command;
+    // To give it up, libvirt needs no cookie, and one that nobody can read must not be in the way.
+    cookieIn ??= standing || cookie === null ? new Uint8Array(0) : await work.payloads.read(cookie);
+    return cookieIn;
+  };
+  if (decided === null) {
+    // Before the decision: a cookie that is altered or gone leaves everything open, the way back too.
+    await readCookie();
+    await work.milestone("finishing", { cancelled });
+  }
+  const call = { uuid: domain.uuid, name: domain.name, options, flags, readCookie, cancelled: standing };
   return finishAs(work, call, work.resumed || decided !== null);
 };
 
@@ -73,10 +84,11 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
       if (seen !== null) return { outcome: seen, evidence: "probe", at: work.now() };
     }
     look = true;
+    const cookieIn = await call.readCookie();
     try {
       const result = await libvirt.call(procedures.domainMigrateFinish3Params, {
         params: finishParams(call.options, call.name),
-        cookieIn: call.cookieIn,
+        cookieIn,
         flags: destinationFlags(call.flags),
         cancelled: call.cancelled,
       });
@@ -149,8 +161,8 @@ export async function cancelIncoming(
   if (decision === null) await work.milestone("finishing", { cancelled: true });
   const options: MigrateOptions = { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null };
   const flags = MigrateFlag.LIVE | MigrateFlag.PERSIST_DEST;
-  const cookieIn = new Uint8Array(0);
-  const call = { uuid: domain.uuid, name: domain.name, options, flags, cookieIn, cancelled: true };
+  const readCookie = async () => new Uint8Array(0);
+  const call = { uuid: domain.uuid, name: domain.name, options, flags, readCookie, cancelled: true };
   const { receipt } = await finishAs(work, call, true);
   if (receipt.outcome === "destroyed") return true;
   throw new Fault({
