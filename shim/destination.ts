@@ -6,6 +6,7 @@
  * arrived, and nothing is left when it has not. I8: nothing here touches an active domain that is not an unfinished
  * incoming one.
  */
+import * as z from "zod/mini";
 import type { LibvirtConnection } from "#libvirt/client";
 import { isNoDomain } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
@@ -22,7 +23,7 @@ import type { JournalEntry, Step, Work } from "./ports.ts";
 import { lookUp, mustLookUp, persistently, probeDomain, read } from "./probe.ts";
 import { completeTree, redefineFrom, verifyTree } from "./snapshots.ts";
 import { snapshotProgress } from "./source.ts";
-import { nodeKey, readBundleTree, readLiveTree, summaryOf, type Tree } from "./tree-reader.ts";
+import { listTree, nodeKey, readBundleTree, readLiveTree, summaryOf, type Tree } from "./tree-reader.ts";
 import { undefineDomain } from "./undefine.ts";
 import { XmlError } from "./xml-reader.ts";
 
@@ -39,10 +40,12 @@ export const stage: Step<"stage"> = async (work) => {
   await verifyBundle(path, factsOf(bundle));
   const xml = await domainXmlOf(path, domain);
   const wanted = await readBundleTree(path);
+  let staging = hasMilestone(work.history, "staging");
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"stage">> => {
-      await mustBeFree(libvirt, domain, hasMilestone(work.history, "staging"));
+      await mustBeFree(libvirt, domain, staging);
       await work.milestone("staging", { uuid: domain.uuid });
+      staging = true;
       const { dom } = await libvirt.call(procedures.domainDefineXmlFlags, { xml, flags: 0 });
       const total = wanted.snapshots + wanted.checkpoints;
       await redefineFrom(libvirt, dom, path, undefined, (done) => {
@@ -146,6 +149,7 @@ export const prepare: Step<"prepare"> = async (work) => {
       cookieIn,
       flags: destinationFlags(flags),
     });
+    await noteAdoption(work, libvirt);
     return { kind: "prepare", cookie: await work.payloads.write(result.cookieOut), uri: result.uriOut };
   } catch (error) {
     throw faultOf(error, {
@@ -156,6 +160,25 @@ export const prepare: Step<"prepare"> = async (work) => {
     });
   }
 };
+
+const stagedSchema = z.object({ snapshots: z.int(), checkpoints: z.int() });
+
+/** Journals that the incoming domain has the staged tree: from then on only its owner changes it. A list needs no job, so
+ *  libvirt answers although the incoming migration holds one. Not seen is not proven otherwise: then settle looks closer. */
+async function noteAdoption(
+  work: Pick<Work<"prepare">, "command" | "history" | "milestone">,
+  libvirt: LibvirtConnection,
+): Promise<void> {
+  const entry = work.history.findLast((each) => each.type === "milestone" && each.name === "staged");
+  const staged = stagedSchema.safeParse(entry?.type === "milestone" ? entry.data : null);
+  if (!staged.success) return;
+  const listing = await lookUp(libvirt, work.command.domain.uuid)
+    .then((dom) => (dom === null ? null : listTree(libvirt, dom)))
+    .catch(() => null);
+  const { snapshots, checkpoints } = staged.data;
+  if (listing?.snapshots.length === snapshots && listing.checkpoints.length === checkpoints)
+    await work.milestone("adopted");
+}
 
 /** After a restart of the shim, what an earlier Prepare made goes with its lost connection; Prepare can be repeated then. */
 async function waitForAutodestroy(
@@ -172,25 +195,20 @@ async function waitForAutodestroy(
 
 /** The domain has arrived: its state, tree and current snapshot are verified, then it is set to start with the host. */
 export const settle: Step<"settle"> = async (work) => {
-  const { domain, bundle, autostart, offline } = work.command;
-  const path = bundle === null ? null : await work.payloads.downloadBundle(bundle);
-  const wanted = path === null ? null : await readBundleTree(path);
+  const { domain, bundle, autostart } = work.command;
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"settle">> => {
       const dom = await mustLookUp(libvirt, domain);
       const probe = await probeDomain(libvirt, domain.uuid);
+      // One that is shut off by now has run since its Finish: that is the guest's or its owner's business.
       if (!probe.present || probe.pausedByMigration || probe.job === "incoming" || !probe.persistent)
         throw unsettled(`it is ${probe.present ? probe.state : "gone"} and was not taken over`);
-      if (!offline && !probe.active)
-        throw unsettled("it arrived and was shut off since; whether the guest did that is not known here");
-      const tree =
-        path === null || wanted === null
-          ? await readLiveTree(libvirt, dom)
-          : await completeTree(libvirt, dom, path, wanted);
+      const tree = bundle === null ? await readLiveTree(libvirt, dom) : await settledTree(work, libvirt, dom, bundle);
       // Only now: until Confirm a start by hand or at boot would have been a second copy.
       await libvirt.call(procedures.domainSetAutostart, { dom, autostart });
       const { autostart: set } = await read(libvirt, procedures.domainGetAutostart, { dom });
-      return { kind: "settle", tree: summaryOf(tree), state: probe.state, autostart: set };
+      const changed = bundle !== null && tree.treeSha256 !== bundle.treeSha256 ? { changedByOwner: true } : {};
+      return { kind: "settle", tree: summaryOf(tree), state: probe.state, autostart: set, ...changed };
     });
   } catch (error) {
     throw faultOf(error, {
@@ -201,6 +219,25 @@ export const settle: Step<"settle"> = async (work) => {
     });
   }
 };
+
+/**
+ * The tree of a domain that has arrived. It was whole here before the source gave anything up, and settle may come hours
+ * after Finish: a difference is what the owner has done since (a snapshot deleted with its data, a revert), and it stands.
+ * Only a tree that libvirt is not known to have taken over, and of which nothing is there, is given back from the bundle.
+ */
+async function settledTree(
+  work: Pick<Work<"settle">, "history" | "payloads">,
+  libvirt: LibvirtConnection,
+  dom: RemoteDomain,
+  bundle: BundleRef,
+): Promise<Tree> {
+  const live = await readLiveTree(libvirt, dom);
+  if (live.treeSha256 === bundle.treeSha256 || hasMilestone(work.history, "adopted")) return live;
+  const path = await work.payloads.downloadBundle(bundle);
+  const wanted = await readBundleTree(path);
+  if ([...wanted.nodes.keys()].some((key) => live.nodes.has(key))) return live;
+  return completeTree(libvirt, dom, path, wanted);
+}
 
 function unsettled(why: string): Fault {
   return new Fault({
@@ -220,7 +257,7 @@ export const unstage: Step<"unstage"> = async (work) => {
       const probe = await probeDomain(libvirt, domain.uuid);
       if (!probe.present) return;
       if (probe.active) throw activeHere(domain);
-      if (!hasMilestone(work.history, "staging") && !(await looksStaged(work, libvirt, probe.dom, bundle))) return;
+      if (!(await isOurs(work, libvirt, probe.dom, bundle))) return;
       await undefineDomain(libvirt, probe.dom);
       if ((await lookUp(libvirt, domain.uuid)) !== null) throw unsettled("it was undefined and is still there");
       removed = true;
@@ -236,18 +273,25 @@ export const unstage: Step<"unstage"> = async (work) => {
   }
 };
 
-/** Without a journal of the staging: an inactive definition is this migration's own only if it holds nothing but the bundle's records. */
-async function looksStaged(
-  work: Pick<Work<"unstage">, "payloads">,
+/** Whether this migration staged the inactive definition. A journal with the stage command but without its milestone says
+ *  no: somebody defined it before we could. Without any journal of it, only the whole tree of the bundle is proof enough. */
+async function isOurs(
+  work: Pick<Work<"unstage">, "payloads" | "history">,
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
   bundle: BundleRef | null,
 ): Promise<boolean> {
-  if (bundle === null) return false;
+  if (hasMilestone(work.history, "staging")) return true;
+  const asked = work.history.some((entry) => entry.type === "intent" && entry.command.kind === "stage");
+  if (asked || bundle === null) return false;
   const wanted: Tree = await readBundleTree(await work.payloads.downloadBundle(bundle));
   const live = await readLiveTree(libvirt, dom);
-  return [...live.nodes.values()].every(
-    (node) => wanted.nodes.get(nodeKey(node.kind, node.name))?.xmlSha256 === node.xmlSha256,
+  return (
+    live.nodes.size > 0 &&
+    live.nodes.size === wanted.nodes.size &&
+    [...live.nodes.values()].every(
+      (node) => wanted.nodes.get(nodeKey(node.kind, node.name))?.xmlSha256 === node.xmlSha256,
+    )
   );
 }
 

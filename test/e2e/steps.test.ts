@@ -46,6 +46,8 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
     const settled = await made.all(true);
     assert.equal(settled.tree.treeSha256, made.bundle?.treeSha256);
     assert.equal(settled.autostart, true);
+    assert.equal(settled.changedByOwner, undefined);
+    assert.ok(made.destination.milestones().includes("adopted"));
     assert.deepEqual(await treeOn(h2), before);
     assert.deepEqual(await h1.virsh.domains(), []);
     assert.deepEqual(await h1.qemus(), []);
@@ -98,10 +100,11 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
   });
 
   test("autostart is off on the source from Begin on, and on again after the way back", async () => {
-    const autostart = async () => /Autostart:\s+enable/.test(await h1.virsh.run(["dominfo", guest.name]));
-    await h1.virsh.run(["autostart", guest.name]);
+    const { here, there } = await world.home();
+    const autostart = async () => /Autostart:\s+enable/.test(await here.virsh.run(["dominfo", guest.name]));
+    await here.virsh.run(["autostart", guest.name]);
     try {
-      const made = await crossing(h1, h2);
+      const made = await crossing(here, there);
       const { source } = await made.inspect();
       assert.equal(source.domain.autostart, true);
       await made.export();
@@ -112,12 +115,12 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
       // By the journal first, then by the inspection's word alone, as after the journal is lost.
       await made.restore();
       assert.equal(await autostart(), true);
-      await h1.virsh.run(["autostart", guest.name, "--disable"]);
+      await here.virsh.run(["autostart", guest.name, "--disable"]);
       made.source.journal.length = 0;
       await made.restore(true);
       assert.equal(await autostart(), true);
     } finally {
-      await h1.virsh.run(["autostart", guest.name, "--disable"]);
+      await here.virsh.run(["autostart", guest.name, "--disable"]);
     }
   });
 

@@ -33,7 +33,7 @@ export function snapshotEntry(name: string, parent: string | null, current = fal
   return { kind: "snapshot", name, parent, current, xml: xmlOf(name, parent) };
 }
 
-const domainXml = `<domain><name>${domainOfHost.name}</name><uuid>${domainOfHost.uuid}</uuid></domain>`;
+export const domainXml = `<domain><name>${domainOfHost.name}</name><uuid>${domainOfHost.uuid}</uuid></domain>`;
 const domainEntry: BundleEntry = { kind: "domain", name: "web", parent: null, current: false, xml: domainXml };
 
 /** A bundle file with its reference. */
@@ -46,7 +46,7 @@ export async function bundleFile(path: string, entries: readonly BundleEntry[]):
 
 export class StepHost {
   readonly fake: FakeLibvirtd;
-  readonly libvirt: LibvirtConnection;
+  #libvirt: LibvirtConnection;
   /** False: the domain is not known here. */
   present = true;
   state: number = DomainState.RUNNING;
@@ -73,7 +73,7 @@ export class StepHost {
 
   private constructor(fake: FakeLibvirtd, libvirt: LibvirtConnection) {
     this.fake = fake;
-    this.libvirt = libvirt;
+    this.#libvirt = libvirt;
     this.#answerDomain();
     this.#answerSnapshots();
   }
@@ -83,8 +83,21 @@ export class StepHost {
     return new StepHost(fake, await connectLibvirt({ socketPath: fake.socketPath }));
   }
 
+  get libvirt(): LibvirtConnection {
+    return this.#libvirt;
+  }
+
+  /** The migration's connection, made anew when it is gone: then it is not continuous any more. */
+  async #connection() {
+    if (!this.#libvirt.isOpen) {
+      this.#libvirt = await connectLibvirt({ socketPath: this.fake.socketPath });
+      this.continuous = false;
+    }
+    return { libvirt: this.#libvirt, continuous: this.continuous };
+  }
+
   async stop(): Promise<void> {
-    await this.libvirt.close();
+    await this.#libvirt.close();
     await this.fake.stop();
   }
 
@@ -116,8 +129,8 @@ export class StepHost {
       milestone: async (name, data = {}) => {
         this.journal.push({ type: "milestone", at: at(), commandId: command.id, name, data });
       },
-      connection: async () => ({ libvirt: this.libvirt, continuous: this.continuous }),
-      inventory: async () => this.libvirt,
+      connection: () => this.#connection(),
+      inventory: async () => (await this.#connection()).libvirt,
       payloads: this.#payloads(),
       bundlePath: "/nowhere",
       migrationAddress: null,
@@ -212,6 +225,22 @@ export class StepHost {
         this.present = false;
         this.records.clear();
         return {};
+      }),
+    );
+    fake.answer(p.domainMigratePrepare3Params, () =>
+      this.#change("prepare", () => {
+        this.incoming = true;
+        this.pauseByMigration();
+        return { cookieOut: new Uint8Array(0), uriOut: null };
+      }),
+    );
+    fake.answer(p.domainMigrateFinish3Params, ({ cancelled }) =>
+      this.#change(`finish${cancelled ? " cancelled" : ""}`, () => {
+        this.incoming = false;
+        this.state = cancelled ? DomainState.SHUTOFF : DomainState.RUNNING;
+        this.reason = 0;
+        if (!cancelled) return { dom: domainOfHost, cookieOut: new Uint8Array(0) };
+        throw new Refusal(ErrorCode.MIGRATE_FINISH_OK, ErrorDomain.QEMU, "finished ok");
       }),
     );
     fake.answer(p.domainMigrateBegin3Params, () =>
