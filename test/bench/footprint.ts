@@ -1,5 +1,6 @@
 /**
- * What a host pays for the shim: its bundle, the time from its start until it is connected, and its memory when idle. The
+ * What a host pays for the shim: its bundle, the time from its start until it is connected, and its memory when idle, each
+ * with the Node options and the environment that the systemd unit starts it with. The
  * time is given against `node -e 0` of the same Node, right after each other, so the machine's speed falls out.
  */
 import { spawn } from "node:child_process";
@@ -21,9 +22,10 @@ export interface Footprint {
   startMs: Figure;
   nodeMs: Figure;
   start: Ratio;
-  /** VmRSS of each host's shim and of what it started; after the migrations of this run, and freshly started. */
+  /** VmRSS of each host's shim and of what it started: after the migrations of this run (without the unit's options), and
+   *  of one freshly started as the unit does. */
   usedRssBytes: number[];
-  idleRssBytes: number[];
+  idleRssBytes: number;
 }
 
 const bundlePath = join(import.meta.dirname, "../../dist/shim.mjs");
@@ -35,15 +37,19 @@ export async function measureFootprint(fleet: Fleet, hosts: readonly Host[], rou
   if (host === undefined) throw new Error("no host");
   const [starts, nodes]: [number[], number[]] = [[], []];
   await fleet.shim(host).stop();
-  for (let round = 0; round < rounds; round += 1) {
+  let idleRssBytes = 0;
+  for (let round = 1; round <= rounds; round += 1) {
     nodes.push(await lifeOfNode());
-    starts.push(await startOfShim(fleet, host));
+    const started = await startShim(fleet, host);
+    starts.push(started.ms);
+    try {
+      if (round < rounds) continue;
+      await sleep(settleMs);
+      idleRssBytes = await rssOfTree(started.pid);
+    } finally {
+      await started.stop();
+    }
   }
-  for (const each of hosts) {
-    await fleet.shim(each).stop();
-    await fleet.startShim(each);
-  }
-  await sleep(settleMs);
   return {
     bundleBytes: bundle.byteLength,
     bundleGzipBytes: gzipSync(bundle, { level: 9 }).byteLength,
@@ -51,7 +57,7 @@ export async function measureFootprint(fleet: Fleet, hosts: readonly Host[], rou
     nodeMs: figure(nodes),
     start: ratio(starts, nodes),
     usedRssBytes,
-    idleRssBytes: await rssOfShims(fleet, hosts),
+    idleRssBytes,
   };
 }
 
@@ -62,18 +68,36 @@ async function lifeOfNode(): Promise<number> {
   return performance.now() - fromMs;
 }
 
-/** From the start of the process to its own `connected`; the shim is stopped again. */
-async function startOfShim(fleet: Fleet, host: Host): Promise<number> {
+const unitPath = join(import.meta.dirname, "../../infra/systemd/vmferry-shim.service");
+
+/** How the unit starts Node: its options, and what it adds to the environment. */
+async function unitStart(): Promise<{ options: string[]; env: Record<string, string> }> {
+  const unit = await readFile(unitPath, "utf8");
+  const options = /^ExecStart=\/usr\/bin\/env node (.*)\S*\/shim\.mjs$/m.exec(unit)?.[1];
+  if (options === undefined) throw new Error(`${unitPath} starts the shim in an unknown way`);
+  const env = Object.fromEntries(
+    [...unit.matchAll(/^Environment=(\w+)=(\S*)$/gm)].map(([, name, value]) => [name, value]),
+  );
+  return { options: options.split(" ").filter((word) => word.startsWith("--")), env };
+}
+
+/** Starts a shim that is enrolled; `ms` is from the start of the process to its own `connected`. */
+async function startShim(fleet: Fleet, host: Host): Promise<{ ms: number; pid: number; stop(): Promise<unknown> }> {
+  const unit = await unitStart();
   const words = ["--url", fleet.url, "--name", host.name, "--state", join(fleet.dir, `shim-${host.name}`)];
   words.push("--libvirt", host.socket, "--migration-address", host.migrationAddress);
   const fromMs = performance.now();
-  const child = spawn(process.execPath, [bundlePath, ...words], {
-    env: { ...process.env, ...fleet.env },
+  const child = spawn(process.execPath, [...unit.options, bundlePath, ...words], {
+    env: { ...process.env, ...fleet.env, ...unit.env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exited = new Promise((resolve) => child.once("exit", resolve));
+  const stop = () => {
+    child.kill("SIGTERM");
+    return exited;
+  };
   try {
-    return await new Promise<number>((resolve, reject) => {
+    const ms = await new Promise<number>((resolve, reject) => {
       let said = "";
       const timer = setTimeout(() => reject(new Error(`the shim did not connect:\n${said}`)), connectTimeoutMs);
       const hear = (chunk: Buffer) => {
@@ -87,9 +111,10 @@ async function startOfShim(fleet: Fleet, host: Host): Promise<number> {
       child.once("error", reject);
       child.once("exit", (code) => reject(new Error(`the shim exited ${code} before it connected:\n${said}`)));
     });
-  } finally {
-    child.kill("SIGTERM");
-    await exited;
+    return { ms, pid: child.pid ?? 0, stop };
+  } catch (error) {
+    await stop();
+    throw error;
   }
 }
 
