@@ -105,3 +105,11 @@ export const conflictFault = (command: Command): FaultBody => ({
   action: "Report it as a defect of the control plane with both times.",
   retry: "never",
 });
+
+/** The disk refused the intent. Nothing was begun, so a new command may be tried. */
+export const unbegunFault = (command: Command, error: unknown): FaultBody => ({
+  code: "internal",
+  cause: `The shim cannot write its journal, so ${command.kind} was not begun (${error instanceof Fault ? error.cause_ : error instanceof Error ? error.name : typeof error}).`,
+  action: "Look at the disk of the shim's state directory on that host (df, its mount), then try again.",
+  retry: "safe",
+});

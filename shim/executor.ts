@@ -3,7 +3,8 @@
  * journal. It owns order, repetition and fencing; the steps own libvirt.
  *
  * - I5: a command of a lower epoch than one acted on is refused (`epoch.stale`), and so is any of a forgotten migration.
- * - I6: the intent is on disk before a step begins and the report before it is sent. A repeated id is answered from the
+ * - I6: the intent is on disk before a step begins and the report before it is sent. Where the disk refuses the intent, the
+ *   command has failed for good and is reported so: nobody waits for what does not run. A repeated id is answered from the
  *   journal or, while it runs, not at all; the same id with another body is refused (`command.conflict`).
  * - A step that was cut off by a crash runs again with `resumed`, and must look before it acts.
  * - A report is kept and repeated until it is acknowledged. After the acknowledged report that ends this host's part, the
@@ -15,7 +16,7 @@ import { Fault } from "#protocol/fault";
 import type { Progress, UpMessage } from "#protocol/message";
 import { canonical } from "./canonical.ts";
 import type { Clock } from "./clock.ts";
-import { conflictFault, refusal, runStep, sendable, staleFault } from "./execution.ts";
+import { conflictFault, refusal, runStep, sendable, staleFault, unbegunFault } from "./execution.ts";
 import { InspectionDesk } from "./inspection-desk.ts";
 import type { Log } from "./log.ts";
 import type { MigrationConnections } from "./migration-connections.ts";
@@ -30,6 +31,9 @@ const heavyKinds: ReadonlySet<CommandKind> = new Set(["export", "stage", "restor
 
 /** Pause between attempts to write a report to a disk that refuses it; nothing is sent that is not on disk. */
 const journalRetryMs = 1_000;
+
+/** Commands remembered whose intent the disk refused: more than the functions send in the hours a full disk may last. */
+const refusedMax = 1_024;
 
 /** Least time between two progress messages of one command: a progress bar needs no more. */
 const progressEveryMs = 1_000;
@@ -72,6 +76,8 @@ export class Executor {
   readonly #inspections: InspectionDesk;
   /** Lost incoming domains that no session has been told of. */
   readonly #lost = new Map<string, Extract<UpMessage, { type: "lost" }>>();
+  /** Commands that were never begun because their intent could not be journalled, with what was answered. */
+  readonly #refused = new Map<string, Report>();
   #draining = false;
 
   constructor(parts: ExecutorParts) {
@@ -136,6 +142,9 @@ export class Executor {
     if (lane?.closed === true || this.#parts.journal.forgottenEpoch(command.migrationId) !== null)
       return refusal(command, staleFault(command, null));
     const known = this.#known(command, lane);
+    // Once answered as not begun, it never is: the functions may have turned round by then.
+    const unbegun = this.#refused.get(command.id);
+    if (unbegun !== undefined) return unbegun;
     if (known !== undefined)
       return canonical(known) === canonical(command) ? null : refusal(command, conflictFault(command));
     return lane !== undefined && command.epoch < lane.epoch ? refusal(command, staleFault(command, lane.epoch)) : null;
@@ -222,7 +231,7 @@ export class Executor {
     const release = heavyKinds.has(command.kind) ? await this.#heavy.take() : undefined;
     try {
       const history = lane.record.history();
-      if (!resumed) await this.#append(lane, { type: "intent", at: clock.now(), command });
+      if (!resumed && !(await this.#intend(lane, command))) return;
       const result = await runStep(
         this.#parts.steps,
         command,
@@ -255,16 +264,30 @@ export class Executor {
       const report = sendable({ commandId: id, migrationId, epoch, ms, result });
       await this.#appendReport(lane, report);
       this.#answer(report);
+    } finally {
+      release?.();
+      lane.running.delete(command.id);
+    }
+  }
+
+  /** Journals that a command begins. False when the disk refuses: it is not begun, and whoever waits for it is told. */
+  async #intend(lane: Lane, command: Command): Promise<boolean> {
+    const { clock, log } = this.#parts;
+    try {
+      await this.#append(lane, { type: "intent", at: clock.now(), command });
+      return true;
     } catch (error) {
-      // Only the intent can fail here: nothing was begun, so the command may come again and begin then.
       lane.taken.delete(command.id);
+      const report = refusal(command, unbegunFault(command, error));
+      this.#refused.set(command.id, report);
+      const oldest = this.#refused.keys().next().value;
+      if (this.#refused.size > refusedMax && oldest !== undefined) this.#refused.delete(oldest);
       log.write("error", "a command was not begun: its intent cannot be journalled", {
         command: command.id,
         error: error instanceof Error ? error.message : String(error),
       });
-    } finally {
-      release?.();
-      lane.running.delete(command.id);
+      this.#answer(report);
+      return false;
     }
   }
 

@@ -159,14 +159,22 @@ describe("executor", () => {
     assert.deepEqual(process.codes(), ["message.malformed"]);
   });
 
-  test("an intent that cannot be journalled begins nothing, and the command may come again", async () => {
+  test("an intent that cannot be journalled is reported as not begun, and that id never is (I6)", async () => {
     const process = await Process.start(state);
     process.diskFull = true;
-    await process.run(make("export"));
+    await process.run(make("perform"));
     assert.deepEqual(process.begun, []);
-    assert.deepEqual(process.reports(), []);
+    const [report] = process.reports();
+    assert.ok(report?.result.ok === false);
+    assert.match(report.result.fault.cause, /journal/);
+    assert.equal(report.result.fault.retry, "safe");
     process.diskFull = false;
-    await process.run(make("export"));
-    assert.deepEqual(process.codes(), ["ok"]);
+    // Delivered again, with the disk well again: the functions may have turned round on the first answer.
+    await process.run(make("perform"));
+    assert.deepEqual(process.begun, []);
+    assert.deepEqual(process.reports(), [report, report]);
+    await process.run(make("perform", { attempt: 2 }));
+    assert.deepEqual(process.begun, [`${id}:perform:2`]);
+    assert.equal(process.codes().at(-1), "ok");
   });
 });
