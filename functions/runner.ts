@@ -5,7 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import type { Blob } from "#protocol/blob";
-import type { Command, DomainRef, MigrateOptions, Report } from "#protocol/command";
+import type { Command, DomainRef, Report } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { offlineAfterMs } from "#protocol/limits";
 import { stands } from "./bundle-presence.ts";
@@ -14,18 +14,10 @@ import type { BundleTask } from "./core/bundle-task.ts";
 import { blobsOf, commandBody } from "./core/command-body.ts";
 import type { MigrationEvent, StoredReport } from "./core/event.ts";
 import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
-import { type BlobName, blobNames, type HostRef, type MigrationState, type Pending } from "./core/state.ts";
+import { type MigrationRequest, newMigration } from "./core/new-migration.ts";
+import { type BlobName, blobNames, type MigrationState, type Pending } from "./core/state.ts";
 import { transition } from "./core/transition.ts";
 import type { Ports } from "./ports.ts";
-
-export interface MigrationRequest {
-  id: string;
-  domain: DomainRef;
-  source: HostRef;
-  destination: HostRef;
-  options: MigrateOptions;
-  accept: string[];
-}
 
 export interface Runner {
   /** The manual way: one export or restore. Throws `Fault` `domain.busy`. */
@@ -178,7 +170,7 @@ export function createRunner(ports: Ports): Runner {
 
   return {
     async request(input) {
-      const fresh = newState(input, clock.now());
+      const fresh = newMigration(input, clock.now());
       const created = await migrations.create(fresh);
       const known = created === "committed" ? fresh : await migrations.load(input.id);
       if (known === null) throw notFound(`migration ${input.id}`);
@@ -386,35 +378,4 @@ function payloadsOf(body: Extract<Report["result"], { ok: true }>["body"]): Payl
     default:
       return {};
   }
-}
-
-function newState(input: MigrationRequest, at: string): MigrationState {
-  return {
-    ...input,
-    status: "running",
-    step: "inspectingSource",
-    epoch: 1,
-    version: 1,
-    createdAt: at,
-    updatedAt: at,
-    endedAt: null,
-    pending: [],
-    attempts: {},
-    findings: [],
-    facts: null,
-    bundle: null,
-    blobs: {},
-    flags: null,
-    uri: null,
-    receipt: null,
-    snapshots: { total: 0, staged: 0, verified: 0 },
-    downtimeMs: null,
-    transferredBytes: null,
-    strippedMs: null,
-    touched: { staged: false, prepared: false, performed: false },
-    performSeen: null,
-    abortCause: null,
-    failure: null,
-    timeline: [],
-  };
 }

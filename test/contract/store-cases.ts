@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import type { BundleTask } from "#core/bundle-task";
+import { newMigration } from "#core/new-migration";
 import type { MigrationState } from "#core/state";
 import type { BundleTaskStore, HostRecord, HostStore, MigrationStore, TokenRecord, TokenStore } from "#functions/ports";
 import { Fault, type FaultCode } from "#protocol/fault";
@@ -34,42 +35,20 @@ export const uuid = (): string => {
 export const sha256 = (bytes: Uint8Array | string) => createHash("sha256").update(bytes).digest("hex");
 const now = "2026-11-01T00:00:00.000Z";
 
-export function migration(changes: Partial<MigrationState> = {}): MigrationState {
-  return {
-    id: `m_${ulid()}`,
-    domain: { uuid: uuid(), name: "web-1" },
-    source: { id: `h_${ulid()}`, name: "alpha" },
-    destination: { id: `h_${ulid()}`, name: "beta" },
-    options: { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null },
-    accept: [],
-    status: "running",
-    step: "inspectingSource",
-    epoch: 1,
-    version: 1,
-    createdAt: now,
-    updatedAt: now,
-    endedAt: null,
-    pending: [],
-    attempts: {},
-    findings: [],
-    facts: null,
-    bundle: null,
-    blobs: {},
-    flags: null,
-    uri: null,
-    receipt: null,
-    snapshots: { total: 0, staged: 0, verified: 0 },
-    downtimeMs: null,
-    transferredBytes: null,
-    strippedMs: null,
-    touched: { staged: false, prepared: false, performed: false },
-    performSeen: null,
-    abortCause: null,
-    failure: null,
-    timeline: [],
-    ...changes,
-  };
-}
+export const migration = (changes: Partial<MigrationState> = {}): MigrationState => ({
+  ...newMigration(
+    {
+      id: `m_${ulid()}`,
+      domain: { uuid: uuid(), name: "web-1" },
+      source: { id: `h_${ulid()}`, name: "alpha" },
+      destination: { id: `h_${ulid()}`, name: "beta" },
+      options: { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null },
+      accept: [],
+    },
+    now,
+  ),
+  ...changes,
+});
 
 export const host = (changes: Partial<HostRecord> = {}): HostRecord => ({
   id: `h_${ulid()}`,

@@ -1,6 +1,7 @@
 /** A migration state and the reports that shims would give, for tests of the core. Not a fake of a port: plain data. */
 
 import type { StoredReport } from "#core/event";
+import { type MigrationRequest, newMigration } from "#core/new-migration";
 import type { BlobName, MigrationState, Pending, StoredBlob } from "#core/state";
 import type { BundleRef, InlineBlob } from "#protocol/blob";
 import type { CommandKind, Receipt, ReportBody } from "#protocol/command";
@@ -27,41 +28,16 @@ export const tree = { snapshots: 5, checkpoints: 0, treeSha256: bundleRef.treeSh
 export const fault: FaultBody = { code: "libvirt.failed", cause: "it broke", action: "look", retry: "safe" };
 export const receipt = (outcome: Receipt["outcome"]): Receipt => ({ outcome, evidence: "finish", at });
 
-export function newMigration(): MigrationState {
-  return {
-    id: "m_01JD0000000000000000000000",
-    domain: { uuid: "11111111-2222-4333-8444-555555555555", name: "web" },
-    source: { id: "h_01JD0000000000000000000001", name: "alpha" },
-    destination: { id: "h_01JD0000000000000000000002", name: "beta" },
-    options: { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null },
-    accept: [],
-    status: "running",
-    step: "inspectingSource",
-    epoch: 1,
-    version: 1,
-    createdAt: at,
-    updatedAt: at,
-    endedAt: null,
-    pending: [],
-    attempts: {},
-    findings: [],
-    facts: null,
-    bundle: null,
-    blobs: {},
-    flags: null,
-    uri: null,
-    receipt: null,
-    snapshots: { total: 0, staged: 0, verified: 0 },
-    downtimeMs: null,
-    transferredBytes: null,
-    strippedMs: null,
-    touched: { staged: false, prepared: false, performed: false },
-    performSeen: null,
-    abortCause: null,
-    failure: null,
-    timeline: [],
-  };
-}
+export const migrationRequest: MigrationRequest = {
+  id: "m_01JD0000000000000000000000",
+  domain: { uuid: "11111111-2222-4333-8444-555555555555", name: "web" },
+  source: { id: "h_01JD0000000000000000000001", name: "alpha" },
+  destination: { id: "h_01JD0000000000000000000002", name: "beta" },
+  options: { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null },
+  accept: [],
+};
+
+export const freshMigration = (): MigrationState => newMigration(migrationRequest, at);
 
 /** Every success that a shim can report for a kind of command, by a name for the table. */
 export function successes(kind: CommandKind): Record<string, ReportBody> {

@@ -7,7 +7,7 @@ import { createHash, generateKeyPairSync, sign } from "node:crypto";
 import { beforeEach, describe, test } from "node:test";
 import type { StoredBlob } from "#core/state";
 import type { Ports } from "#functions/ports";
-import { createRunner, type MigrationRequest, type Runner } from "#functions/runner";
+import { createRunner, type Runner } from "#functions/runner";
 import { challenge, receive, type Session } from "#functions/session";
 import type { InlineBlob } from "#protocol/blob";
 import type { Command, ReportBody } from "#protocol/command";
@@ -15,17 +15,9 @@ import { Fault } from "#protocol/fault";
 import { helloSignedText } from "#protocol/identity";
 import type { DownMessage, HostFacts } from "#protocol/message";
 import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
-import { bundleRef, newMigration, successes } from "#test/fake/migration";
+import { bundleRef, freshMigration, migrationRequest, successes } from "#test/fake/migration";
 
-const plain = newMigration();
-const request: MigrationRequest = {
-  id: plain.id,
-  domain: plain.domain,
-  source: plain.source,
-  destination: plain.destination,
-  options: plain.options,
-  accept: [],
-};
+const request = migrationRequest;
 const facts: HostFacts = {
   shimVersion: "0",
   nodeVersion: "24",
@@ -235,7 +227,7 @@ describe("runner", () => {
   });
 
   test("a request that died between lock and start is started by the timer", async () => {
-    await it.ports.migrations.create({ ...newMigration(), source: request.source });
+    await it.ports.migrations.create({ ...freshMigration(), source: request.source });
     await it.ports.migrations.lockDomain({
       domainUuid: request.domain.uuid,
       migrationId: request.id,
@@ -247,7 +239,7 @@ describe("runner", () => {
   });
 
   test("a lock whose migration ended is freed by the timer", async () => {
-    await it.ports.migrations.create({ ...newMigration(), step: "ended", status: "completed" });
+    await it.ports.migrations.create({ ...freshMigration(), step: "ended", status: "completed" });
     await it.ports.migrations.lockDomain({
       domainUuid: request.domain.uuid,
       migrationId: request.id,
@@ -326,8 +318,8 @@ describe("runner", () => {
 
   test("a request that died before it held the lock is started by the timer, or refused when another holds the domain", async () => {
     const other = "m_01JD0000000000000000000007";
-    await it.ports.migrations.create(newMigration());
-    await it.ports.migrations.create({ ...newMigration(), id: other });
+    await it.ports.migrations.create(freshMigration());
+    await it.ports.migrations.create({ ...freshMigration(), id: other });
     await it.runner.tick();
     assert.deepEqual(it.pushed, [], "too fresh: its request may be under way");
     it.pass(2 * 60_000);

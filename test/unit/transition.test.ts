@@ -16,9 +16,9 @@ import {
   at,
   bundleRef,
   failureReport,
+  freshMigration,
   inlineBlob,
   later,
-  newMigration,
   receipt,
   success,
   successes,
@@ -107,7 +107,7 @@ const key = (state: MigrationState) => {
 function explore(): { states: MigrationState[]; arrows: Arrow[] } {
   const states = new Map<string, MigrationState>();
   const arrows: Arrow[] = [];
-  const queue = [newMigration()];
+  const queue = [freshMigration()];
   for (let from = queue.pop(); from !== undefined; from = queue.pop()) {
     const fromKey = key(from);
     if (states.has(fromKey)) continue;
@@ -316,7 +316,7 @@ test("the table of (step, event) is the one on record", () => {
 
 test("the happy path goes through the nine steps in order", () => {
   const forward: CommandKind[] = [];
-  let { state } = transition(newMigration(), { type: "requested", at });
+  let { state } = transition(freshMigration(), { type: "requested", at });
   while (state.step !== "ended") {
     const pending = state.pending[0];
     assert.ok(pending);
