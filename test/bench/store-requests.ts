@@ -4,9 +4,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Fleet } from "#lab/fleet";
+import { heartbeatMs } from "#protocol/limits";
 
-/** Two heartbeats of each shim and what follows from them are well inside. */
-const idleMs = 25_000;
+/** Three heartbeats of each shim, neither more nor less wherever it begins. */
+const idleMs = 3 * heartbeatMs;
 
 export interface StoreCount {
   requests: number;
