@@ -48,8 +48,10 @@ export const stage: Step<"stage"> = async (work) => {
       staging = true;
       const { dom } = await libvirt.call(procedures.domainDefineXmlFlags, { xml, flags: 0 });
       const total = wanted.snapshots + wanted.checkpoints;
-      await redefineFrom(libvirt, dom, path, undefined, (done) => {
-        if (done % progressEvery === 0 || done === total) work.progress(snapshotProgress(done, total));
+      await redefineFrom(libvirt, dom, path, {
+        onDone: (done) => {
+          if (done % progressEvery === 0 || done === total) work.progress(snapshotProgress(done, total));
+        },
       });
       const tree = await verifyTree(libvirt, dom, wanted, false);
       await work.milestone("staged", { ...summaryOf(tree) });

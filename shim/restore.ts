@@ -80,7 +80,7 @@ async function restoredTree(
     const live = await readLiveTree(libvirt, dom);
     if ([...wanted.nodes.keys()].every((key) => live.nodes.has(key))) return live;
   }
-  const tree = await completeTree(libvirt, dom, path, wanted);
+  const tree = await completeTree(libvirt, dom, path, wanted, stripped ? "stripped" : "lost");
   await work.milestone("redefined");
   return tree;
 }

@@ -31,6 +31,20 @@ export function readMoment(xml: string): MomentHead & { domain: DomainFacts | nu
   return { ...headOf(root), domain: domain === undefined ? null : domainFacts(domain) };
 }
 
+/** A record with another parent, everything else as it was: only the head is edited, and read again. Null when that does not
+ *  give exactly this; then the record is better left alone. Throws `XmlError` for what is no record. */
+export function withParent(xml: string, parent: string): string | null {
+  const before = readMomentHead(xml);
+  const end = xml.search(/<(?:domain|inactiveDomain|revertDisks|cookie)[\s/>]/);
+  const head = (end < 0 ? xml : xml.slice(0, end)).replace(/\s*<parent>[^<]*<name>[^<]*<\/name>[^<]*<\/parent>/, "");
+  const escaped = parent.replace(/[&<>'"]/g, (char) => `&#${char.codePointAt(0)};`);
+  // A function, so that nothing in a name is taken for a pattern of the replacement.
+  const edited = head.replace("</name>", () => `</name><parent><name>${escaped}</name></parent>`);
+  const made = edited + (end < 0 ? "" : xml.slice(end));
+  const after = readMomentHead(made);
+  return JSON.stringify({ ...before, parent }) === JSON.stringify(after) ? made : null;
+}
+
 function headOf(root: XmlElement): MomentHead {
   const name = elementAt(root, "name")?.text ?? "";
   if (name === "") throw new XmlError("a snapshot without a name");

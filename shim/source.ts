@@ -19,7 +19,7 @@ import { migrateFlags, migrateParams } from "./flags.ts";
 import { faultOf, isNoAnswer } from "./libvirt-fault.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";
 import { mustLookUp, type Probe, persistently, probeDomain, read } from "./probe.ts";
-import { completeTree, redefineFrom, stripSnapshots, verifyTree } from "./snapshots.ts";
+import { completeTree, redefineMissing, stripSnapshots, verifyTree } from "./snapshots.ts";
 import {
   differenceOf,
   dumpTree,
@@ -131,7 +131,7 @@ export const begin: Step<"begin"> = async (work) => {
   return persistently(work, async (libvirt): Promise<ReportBodyOf<"begin">> => {
     const dom = await mustLookUp(libvirt, domain);
     if (stripped && path !== null && wanted !== null) {
-      await completeTree(libvirt, dom, path, wanted);
+      await completeTree(libvirt, dom, path, wanted, "stripped");
       await markRedefined();
     }
     attempts += 1;
@@ -148,19 +148,25 @@ export const begin: Step<"begin"> = async (work) => {
     let strippedMs = 0;
     if (listing.snapshots.length === 0 || path === null || wanted === null) result = await beginOrFault(callBegin);
     else {
-      const startedMs = Date.parse(work.now());
       await work.milestone("stripping", { snapshots: listing.snapshots.length });
       stripped = true;
+      // The comparison took a millisecond for each record: look once more at the last moment.
+      if (!sameListing(listing, await listTree(libvirt, dom))) {
+        await markRedefined();
+        throw snapshotChanged("a snapshot was taken, deleted or reverted to while the tree was being compared");
+      }
+      const startedMs = Date.parse(work.now());
       const outcome = await settled(async () => {
         await stripSnapshots(libvirt, listing);
         await work.milestone("stripped");
         return beginOrFault(callBegin);
       });
       if (!outcome.ok && isNoAnswer(outcome.error)) throw outcome.error;
-      await redefineFrom(libvirt, dom, path, (entry) => entry.kind === "snapshot");
+      const parentless = await redefineMissing(libvirt, dom, path, wanted, "stripped");
       strippedMs = Math.max(0, Date.parse(work.now()) - startedMs);
-      await verifyTree(libvirt, dom, wanted, !outcome.ok);
+      const tree = await verifyTree(libvirt, dom, wanted, true);
       await markRedefined();
+      mustHaveNothingAdded(wanted, tree, parentless);
       if (!outcome.ok) throw outcome.error;
       result = outcome.value;
     }
@@ -174,6 +180,19 @@ export const begin: Step<"begin"> = async (work) => {
     };
   });
 };
+
+/** A snapshot that came while the source was stripped is its owner's: it stays, and the migration goes back. */
+function mustHaveNothingAdded(wanted: Tree, live: Tree, parentless: readonly string[]): void {
+  const added = [...live.nodes.entries()].flatMap(([key, { kind, name }]) =>
+    wanted.nodes.has(key) ? [] : [`the ${kind} "${name}"`],
+  );
+  if (added.length === 0) return;
+  const lost =
+    parentless.length === 0
+      ? "It was kept where its owner put it."
+      : `It was kept, but ${parentless.map((name) => `"${name}"`).join(", ")} lost the link to its parent.`;
+  throw snapshotChanged(`${added.join(", ")} was added while Begin was called`, lost);
+}
 
 type BeginResult = ValueOf<(typeof procedures)["domainMigrateBegin3Params"]["result"]>;
 

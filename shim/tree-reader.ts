@@ -198,10 +198,11 @@ export function differenceOf(wanted: Tree, live: Tree, extraAllowed = false): st
   return null;
 }
 
-export function snapshotChanged(what: string): Fault {
+/** `left`: what became of the tree, as a sentence. */
+export function snapshotChanged(what: string, left = "Nothing was touched."): Fault {
   return new Fault({
     code: "snapshot.changed",
-    cause: `The snapshot tree changed during the migration: ${what}. Nothing was touched.`,
+    cause: `The snapshot tree changed during the migration: ${what}. ${left}`,
     action: "Migrate again when nobody works on the domain's snapshots.",
     retry: "safe",
   });

@@ -15,7 +15,7 @@ import type { BundleEntry } from "#protocol/bundle";
 import { readBundle, readBundleHeader } from "#protocol/bundle-reader";
 import { writeBundle } from "#protocol/bundle-writer";
 import { StepFault } from "#shim/step-fault";
-import { type Crossing, faultFrom } from "./step-driver.ts";
+import { type Crossing, faultFrom, required } from "./step-driver.ts";
 import { StepWorld, timeout } from "./step-world.ts";
 
 describe("the ways back of a migration on real hosts", { timeout }, () => {
@@ -92,6 +92,27 @@ describe("the ways back of a migration on real hosts", { timeout }, () => {
     made.source.journal.push({ type: "milestone", at, commandId, name: "stripping", data: {} });
     for (const leaf of ["db-test", "db"]) await h1.virsh.run(["snapshot-delete", guest.name, leaf, "--metadata"]);
     assert.equal((await made.restore()).tree.treeSha256, made.bundle?.treeSha256);
+    await assertAsBefore(made, before);
+  });
+
+  test("a snapshot taken by somebody while the source is stripped keeps its parent and stays current", async () => {
+    guest.witness.reset();
+    const before = await treeOn(h1);
+    const current = required(await h1.virsh.snapshotCurrent(guest.name));
+    const made = await crossing(h1, h2);
+    await made.export();
+    await made.stage();
+    made.source.onMilestone = async (name) => {
+      if (name === "stripped") await h1.virsh.snapshotCreate(guest.name, "meanwhile");
+    };
+    const fault = await faultFrom(() => made.begin());
+    assert.equal(fault.code, "snapshot.changed");
+    assert.match(fault.cause_, /"meanwhile" was added while Begin was called.*kept where its owner put it/);
+    const added = required((await treeOn(h1)).find(({ name }) => name === "meanwhile"));
+    assert.deepEqual([added.parent, await h1.virsh.snapshotCurrent(guest.name)], [current, "meanwhile"]);
+    await made.unstage();
+    assert.equal((await made.restore()).tree.snapshots, before.length + 1);
+    await h1.virsh.run(["snapshot-delete", guest.name, "meanwhile"]);
     await assertAsBefore(made, before);
   });
 

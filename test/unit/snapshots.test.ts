@@ -13,7 +13,7 @@ import type { BundleEntry } from "#protocol/bundle";
 import { writeBundle } from "#protocol/bundle-writer";
 import { Fault } from "#protocol/fault";
 import type { JournalEntry } from "#shim/ports";
-import { readMomentHead } from "#shim/snapshot-xml";
+import { readMomentHead, withParent } from "#shim/snapshot-xml";
 import { completeTree, redefineFrom, stripSnapshots, verifyTree } from "#shim/snapshots";
 import { isStripped } from "#shim/source";
 import { differenceOf, listTree, readBundleTree, readLiveTree, type Tree, treeOf } from "#shim/tree-reader";
@@ -240,6 +240,29 @@ describe("differenceOf", () => {
     assert.equal(differenceOf(await treeOf(branching), await treeOf(added), true), null);
     assert.match(differenceOf(await treeOf(branching), await treeOf(added.slice(1)), true) ?? "", /"base" is missing/);
     assert.match(differenceOf(await treeOf(branching), await treeOf(moved), true) ?? "", /not the current/);
+  });
+});
+
+describe("withParent", () => {
+  const record = (parent: string) =>
+    `<domainsnapshot>\n  <name>late</name>\n${parent}  <description>a &lt;/name&gt; in words</description>\n` +
+    "  <state>running</state>\n  <creationTime>5</creationTime>\n" +
+    "  <domain><name>web</name><parent><name>inner</name></parent></domain>\n</domainsnapshot>\n";
+
+  test("gives a parent to one without, and another to one that has one; the domain inside stays", () => {
+    for (const parent of ["", "  <parent>\n    <name>old</name>\n  </parent>\n"]) {
+      const made = withParent(record(parent), "a&b<c>'\"$1");
+      assert.equal(readMomentHead(made ?? "").parent, "a&b<c>'\"$1");
+      assert.match(made ?? "", /<domain><name>web<\/name><parent><name>inner<\/name><\/parent><\/domain>/);
+      assert.equal(made?.includes("old"), false);
+    }
+  });
+
+  test("leaves alone what it does not understand", () => {
+    const strange = record("")
+      .replace("<name>late</name>\n", "")
+      .replace("<state>", "<x><name>y</name></x><name>late</name><state>");
+    assert.equal(withParent(strange, "base"), null);
   });
 });
 

@@ -98,6 +98,60 @@ describe("autostart of the source (I1)", () => {
   });
 });
 
+describe("somebody takes a snapshot around the strip", () => {
+  /** Parent and current of a record, as the host has it now. */
+  const theirs = () => [host.records.get("theirs")?.parent, host.current];
+
+  test("between the comparison and the strip: it is refused, and nothing was touched", async () => {
+    const push = host.journal.push.bind(host.journal);
+    host.journal.push = (...given) => {
+      if (given.some((entry) => entry.type === "milestone" && entry.name === "stripping")) host.take("theirs");
+      return push(...given);
+    };
+    const fault = await faultOf(() => host.run(begin, beginning()));
+    assert.equal(fault.code, "snapshot.changed");
+    assert.match(fault.cause_, /Nothing was touched/);
+    assert.deepEqual(host.calls, []);
+    assert.deepEqual(host.milestones(), ["stripping", "redefined"]);
+    assert.deepEqual(theirs(), ["web", "theirs"]);
+  });
+
+  for (const during of ["delete db", "delete web", "delete base", "begin"])
+    test(`during "${during}": it keeps its parent and stays current, and the tree is whole`, async () => {
+      host.onCall = (call) => {
+        if (call === during && !host.records.has("theirs")) host.take("theirs");
+      };
+      const fault = await faultOf(() => host.run(begin, beginning()));
+      assert.deepEqual([fault.code, fault.retry], ["snapshot.changed", "safe"]);
+      assert.match(fault.cause_, /"theirs" was added while Begin was called.*kept where its owner put it/);
+      assert.deepEqual(theirs(), ["web", "theirs"]);
+      assert.equal(host.records.size, entries.length + 1);
+      assert.equal((await host.run(restore, restoring())).tree.snapshots, entries.length + 1);
+      assert.deepEqual(theirs(), ["web", "theirs"]);
+    });
+
+  test("a link that cannot be mended is named", async () => {
+    host.onCall = (call) => {
+      if (call === "begin") host.take("theirs");
+      // libvirt refuses this one record.
+      if (call.startsWith("redefine theirs")) throw new Error("refused");
+    };
+    const fault = await faultOf(() => host.run(begin, beginning()));
+    assert.match(fault.cause_, /"theirs" lost the link to its parent/);
+    assert.deepEqual(theirs(), [null, "theirs"]);
+  });
+
+  test("a shim that died in the strip: the way back mends it too", async () => {
+    host.journal.push({ type: "milestone", at: "", commandId: "", name: "stripping", data: {} });
+    host.records.delete("db");
+    host.records.delete("web");
+    host.current = "base";
+    host.take("theirs");
+    assert.equal((await host.run(restore, restoring())).tree.snapshots, entries.length + 1);
+    assert.deepEqual(theirs(), ["web", "theirs"]);
+  });
+});
+
 describe("restore", () => {
   test("a domain that somebody took away is a fact: nothing is left to restore", async () => {
     host.present = false;
