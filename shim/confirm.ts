@@ -11,9 +11,11 @@ import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import type { ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
+import { textCharsMax } from "#protocol/limits";
 import { putAutostartBack } from "./autostart.ts";
 import { migrateParams } from "./flags.ts";
-import { faultOf, isNoAnswer } from "./libvirt-fault.ts";
+import { faultOf, isNoAnswer, messageOf } from "./libvirt-fault.ts";
+import { performRefused } from "./perform.ts";
 import type { Step, Work } from "./ports.ts";
 import { type Probe, persistently, probeDomain } from "./probe.ts";
 import { undefineDomain } from "./undefine.ts";
@@ -33,25 +35,28 @@ export const confirm: Step<"confirm"> = async (work) => {
 
 type SourceState = ReportBodyOf<"confirm">["source"];
 
-/** Confirm3; false when libvirt no longer knows of the job (55) or the domain (42): then what is true decides. */
-async function confirmed(
+/**
+ * Confirm3. When libvirt refuses it, the receipt stands all the same and what the source shows decides; its words are
+ * journalled and returned, for a failure that may follow. A job (55) or domain (42) that libvirt no longer knows is none.
+ */
+async function confirm3(
   work: Work<"confirm">,
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
   cookieIn: Uint8Array,
   cancelled: boolean,
-): Promise<boolean> {
+): Promise<string> {
   const { options, flags } = work.command;
   try {
     const params = migrateParams(options);
     await libvirt.call(procedures.domainMigrateConfirm3Params, { dom, params, cookieIn, flags, cancelled });
-    return true;
+    return "";
   } catch (error) {
-    if (isNoDomain(error) || (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID))
-      return false;
+    if (isNoDomain(error) || (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID)) return "";
     if (isNoAnswer(error)) throw error;
-    // Whatever libvirt says here, the receipt stands: go by what the source shows.
-    return false;
+    const message = messageOf(error).slice(0, textCharsMax);
+    await work.milestone("confirmRefused", { message });
+    return ` (after Confirm was refused: ${message})`;
   }
 }
 
@@ -66,7 +71,7 @@ async function giveUp(
   let probe = await probeDomain(libvirt, domain.uuid);
   if (!probe.present) return "gone";
   mustNotRun(probe);
-  if (continuous && probe.active) await confirmed(work, libvirt, probe.dom, cookie, false);
+  const refused = continuous && probe.active ? await confirm3(work, libvirt, probe.dom, cookie, false) : "";
   probe = await probeDomain(libvirt, domain.uuid);
   if (!probe.present) return "gone";
   mustNotRun(probe);
@@ -77,7 +82,7 @@ async function giveUp(
     if (isNoDomain(error)) return "gone";
     throw faultOf(error, {
       code: "confirm.failed",
-      what: "The domain runs on the destination, but the source's copy could not be removed",
+      what: `The domain runs on the destination, but the source's copy could not be removed${refused}`,
       action: `Run \`virsh undefine ${domain.uuid} --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm\` on the source.`,
       retry: "person",
     });
@@ -105,7 +110,9 @@ async function takeBack(
   const { domain } = work.command;
   let probe = await probeDomain(libvirt, domain.uuid);
   if (!probe.present) throw lostSource(domain.name);
-  if (continuous && probe.pausedByMigration) await confirmed(work, libvirt, probe.dom, cookie, true);
+  // Perform was never called, so the pause is another migration's, somebody's own `virsh migrate`: it is not ours to end.
+  if (probe.pausedByMigration && work.happened(performRefused)) return "paused";
+  const refused = continuous && probe.pausedByMigration ? await confirm3(work, libvirt, probe.dom, cookie, true) : "";
   probe = await probeDomain(libvirt, domain.uuid);
   if (!probe.present) throw lostSource(domain.name);
   if (probe.pausedByMigration) {
@@ -115,7 +122,7 @@ async function takeBack(
       if (isNoAnswer(error)) throw error;
       throw faultOf(error, {
         code: "confirm.failed",
-        what: "The destination has no copy, but the source's domain could not be resumed",
+        what: `The destination has no copy, but the source's domain could not be resumed${refused}`,
         action: `Run \`virsh resume ${domain.uuid}\` on the source.`,
         retry: "person",
       });

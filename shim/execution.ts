@@ -17,6 +17,7 @@ export interface Surroundings {
   resumed: boolean;
   history: readonly JournalEntry[];
   milestone(name: string, data: Record<string, unknown>): Promise<void>;
+  happened(name: string): boolean;
   connection(): Promise<MigrationConnection>;
   inventory(): Promise<LibvirtConnection>;
   payloads: Payloads;

@@ -241,6 +241,7 @@ export class Executor {
           history,
           milestone: (name, data) =>
             this.#append(lane, { type: "milestone", at: clock.now(), commandId: command.id, name, data }),
+          happened: (name) => lane.record.happened(name),
           connection: () =>
             this.#parts.connections.use({
               record: lane.record,

@@ -86,6 +86,7 @@ async function inspect(parts: Parts, slots: Slots, command: Inspection): Promise
         history: [],
         // Nothing is changed, so there is nothing to recover.
         milestone: async () => {},
+        happened: () => false,
         connection: async () => ({ libvirt: await parts.inventory(), continuous: true }),
         inventory: parts.inventory,
         payloads: parts.payloadsFor(command),

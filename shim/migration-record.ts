@@ -38,6 +38,11 @@ export class MigrationRecord {
     return [...this.#entries];
   }
 
+  /** True once there is a milestone of that name. */
+  happened(name: string): boolean {
+    return this.#entries.some((entry) => entry.type === "milestone" && entry.name === name);
+  }
+
   /** The highest epoch that was acted on; 0 before the first (I5). */
   get epoch(): number {
     return Math.max(0, ...[...this.#intents.values()].map((command) => command.epoch));

@@ -11,7 +11,7 @@ import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import { numberOf, type TypedParam } from "#libvirt/typed-param";
 import type { DomainState, ReportBodyOf } from "#protocol/command";
-import type { FaultBody } from "#protocol/fault";
+import { Fault, type FaultBody } from "#protocol/fault";
 import type { Progress } from "#protocol/message";
 import { performParams } from "./flags.ts";
 import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
@@ -27,11 +27,20 @@ const jobSoonMs = 25;
 /** How long libvirt is given to resume the source after its own failed Perform, and time between two looks. */
 const resumedMsMax = 30_000;
 const resumedLookMs = 250;
+/** How long a job may go on that should have ended: QEMU cancels within seconds, so longer it is somebody else's. */
+const endingMsMax = 120_000;
+/** How long the job of a Perform that has been called may take to be seen by an abort; its watch sees it in any case. */
+const abortMsMax = 2_000;
+
+/** Milestones: Perform3 is being called; it never was, because of what stood in its way; somebody wants it to stop. */
+const performing = "performing";
+export const performRefused = "performRefused";
+const abortAsked = "abortAsked";
 
 export const perform: Step<"perform"> = async (work) => {
   const { domain, options, flags, uri, bundle } = work.command;
   // An earlier Perform's answer, and cookie C with it, is lost: only the state can be stated.
-  if (work.resumed) throw await failedPerform(work, null);
+  if (work.resumed) throw await failedPerform(work, { error: null, begun: work.happened(performing) });
   let cookieIn: Uint8Array;
   let wanted: Tree | null;
 
@@ -42,9 +51,13 @@ export const perform: Step<"perform"> = async (work) => {
     wanted = bundle === null ? null : await readBundleTree(await work.payloads.downloadBundle(bundle));
     libvirt = (await work.connection()).libvirt;
     dom = await mustLookUp(libvirt, domain);
+    await mustBeIdle(libvirt, domain.uuid);
+    if (work.happened(abortAsked)) throw calledOff();
+    await work.milestone(performing);
   } catch (error) {
     // Nothing was begun: whatever the domain does, it does not do for this migration.
-    throw await failedPerform(work, error);
+    await work.milestone(performRefused).catch(() => {});
+    throw await failedPerform(work, { error, begun: false });
   }
   const watch = new PerformWatch(work, dom, wanted);
   watch.start();
@@ -54,32 +67,65 @@ export const perform: Step<"perform"> = async (work) => {
     const call = { dom, dconnuri: null, params, cookieIn, flags };
     cookieOut = (await libvirt.call(procedures.domainMigratePerform3Params, call)).cookieOut;
   } catch (error) {
-    throw await failedPerform(work, error, watch.changed);
+    throw await failedPerform(work, { error, begun: true, stopped: watch.stopped });
   } finally {
     watch.end();
   }
   // The guest is stopped now: nothing below waits for anybody but this host.
-  const changed = await watch.verdict(libvirt);
-  if (changed !== null) throw new StepFault(snapshotChanged(changed).toBody(), "paused");
+  let changed: string | null;
+  try {
+    changed = await watch.verdict(libvirt);
+  } catch (error) {
+    throw afterPerform(error, "Perform ended, but the snapshot list could not be compared then", "Migrate again.");
+  }
+  if (changed !== null) throw new StepFault(changedAfterBegin(changed).toBody(), "paused");
   const statistics = await performStatistics(libvirt, dom);
   try {
     return { kind: "perform", cookie: await work.payloads.write(cookieOut), statistics };
   } catch (error) {
-    // The memory is over there, but nobody can be told: the way back is open, and the source waits for its receipt (I2).
-    const words = { what: "Perform's cookie could not be sent", action: "Migrate again when the bucket answers." };
-    throw new StepFault(faultBodyOf(error, { code: "perform.failed", retry: "safe", ...words }), "paused");
+    throw afterPerform(error, "Perform's cookie could not be sent", "Migrate again when the bucket answers.");
   }
 };
 
-/** Watches a running Perform over the inventory connection: progress, and once whether the snapshot list is still the bundle's. */
+/** The memory is over there, but nobody can be told: the way back is open, and the source waits for its receipt (I2). */
+function afterPerform(error: unknown, what: string, action: string): StepFault {
+  return new StepFault(faultBodyOf(error, { code: "perform.failed", retry: "safe", what, action }), "paused");
+}
+
+const changedAfterBegin = (what: string) => snapshotChanged(what, "It was left as it is.");
+
+/** Somebody's own job, a `virsh migrate` say, would be watched and aborted as if it were ours. */
+async function mustBeIdle(libvirt: LibvirtConnection, uuid: string): Promise<void> {
+  const probe = await probeDomain(libvirt, uuid);
+  if (!probe.present || probe.job === "none") return;
+  throw new Fault({
+    code: "domain.busy",
+    cause: `A libvirt job (${probe.job}) that is not this migration's was begun on the domain after Begin. It was not touched.`,
+    action: "Wait for it, or end it with `virsh domjobabort`; then migrate again.",
+    retry: "safe",
+  });
+}
+
+function calledOff(): Fault {
+  return new Fault({
+    code: "migration.cancelled",
+    cause: "Perform was called off: it was asked to stop before libvirt had begun it, or as soon as it had.",
+    action: "Nothing to do: the domain stays on its source.",
+    retry: "safe",
+  });
+}
+
+/** Watches a running Perform over the inventory connection: progress, whether it is to stop, and once whether the snapshot
+ *  list is still the bundle's. */
 class PerformWatch {
   readonly #work: Work<"perform">;
   readonly #dom: RemoteDomain;
   readonly #wanted: Tree | null;
   #ended = false;
   #compared = false;
-  /** What changed, in words; null while nothing is known to have. */
-  changed: string | null = null;
+  #changed: string | null = null;
+  /** Why this watch has aborted Perform; null: it has not. */
+  stopped: Fault | null = null;
 
   constructor(work: Work<"perform">, dom: RemoteDomain, wanted: Tree | null) {
     this.#work = work;
@@ -98,7 +144,7 @@ class PerformWatch {
   /** After Perform: what changed, compared now unless it was compared while the job kept everybody out. */
   async verdict(libvirt: LibvirtConnection): Promise<string | null> {
     if (!this.#compared) await this.#compare(libvirt);
-    return this.changed;
+    return this.#changed;
   }
 
   async #loop(): Promise<void> {
@@ -108,9 +154,14 @@ class PerformWatch {
         const stats = await jobStatistics(inventory, this.#dom, false);
         if (this.#ended) return;
         if (stats !== null && numberOf(stats.params, "operation") === JobOperation.MIGRATION_OUT) {
-          if (!this.#compared) {
-            await this.#compare(inventory);
-            if (this.changed !== null) await inventory.call(procedures.domainAbortJob, { dom: this.#dom });
+          if (!this.#compared) await this.#compare(inventory);
+          const stop = this.#reasonToStop();
+          if (stop !== null && this.stopped === null) {
+            // Before the call: Perform may have ended by it when its answer comes.
+            this.stopped = stop;
+            await inventory.call(procedures.domainAbortJob, { dom: this.#dom }).catch(() => {
+              this.stopped = null;
+            });
           }
           if (!this.#ended) this.#work.progress(progressOf(stats.params));
         }
@@ -121,6 +172,11 @@ class PerformWatch {
     }
   }
 
+  #reasonToStop(): Fault | null {
+    if (this.#changed !== null) return changedAfterBegin(this.#changed);
+    return this.#work.happened(abortAsked) ? calledOff() : null;
+  }
+
   async #compare(libvirt: LibvirtConnection): Promise<void> {
     const listing = await listTree(libvirt, this.#dom);
     const names = [
@@ -129,10 +185,10 @@ class PerformWatch {
     ];
     const nodes = this.#wanted?.nodes ?? new Map();
     const added = names.find((name) => !nodes.has(name));
-    if (added !== undefined) this.changed = `the ${added.replace("\n", ' "')}" was added after Begin`;
-    else if (names.length !== nodes.size) this.changed = "a snapshot was deleted after Begin";
+    if (added !== undefined) this.#changed = `the ${added.replace("\n", ' "')}" was added after Begin`;
+    else if (names.length !== nodes.size) this.#changed = "a snapshot was deleted after Begin";
     else if (listing.current !== null && nodes.get(nodeKey("snapshot", listing.current))?.current !== true)
-      this.changed = `"${listing.current}" was made current after Begin`;
+      this.#changed = `"${listing.current}" was made current after Begin`;
     this.#compared = true;
   }
 }
@@ -178,15 +234,26 @@ async function performStatistics(
   }
 }
 
-/** Looks at the source until its state is settled, and says what failed. `error` null: an earlier answer was lost. */
-async function failedPerform(work: Work<"perform">, error: unknown, changed: string | null = null): Promise<StepFault> {
+interface PerformEnd {
+  /** Null: an earlier answer was lost. */
+  error: unknown;
+  /** False: Perform3 was not called, so no job here is ours. */
+  begun: boolean;
+  /** Why it was aborted by its watch. */
+  stopped?: Fault | null;
+}
+
+/** Looks at the source until its state is settled, and says what failed. */
+async function failedPerform(work: Work<"perform">, { error, begun, stopped = null }: PerformEnd): Promise<StepFault> {
   const lost = error === null || isNoAnswer(error);
   let body: FaultBody;
-  if (changed !== null) body = snapshotChanged(changed).toBody();
+  if (stopped !== null) body = stopped.toBody();
   else if (lost)
     body = {
       code: "perform.failed",
-      cause: "The connection to libvirt on the source was lost during Perform, and its answer with it.",
+      cause: begun
+        ? "The connection to libvirt on the source was lost during Perform, and its answer with it."
+        : "The source's shim or its connection to libvirt was lost before Perform began.",
       action: "The destination's copy is ended first, then the source goes on; migrate again.",
       retry: "safe",
     };
@@ -197,30 +264,32 @@ async function failedPerform(work: Work<"perform">, error: unknown, changed: str
       action: "The source goes on running. Remove what libvirt names, then migrate again.",
       retry: "safe",
     });
-  const state = await settledState(work, lost);
-  if (state === "shutoff" || state === "crashed") body = { ...body, action: endedAction(work.command.domain.name) };
+  const state = begun ? await settledState(work, lost) : await stateNow(work);
   return new StepFault(body, state, error instanceof Error ? { cause: error } : {});
 }
 
-/** Its QEMU ended in Perform: to say that it goes on would be wrong. */
-const endedAction = (name: string) =>
-  `The domain does not run on the source any more: its QEMU ended (see /var/log/libvirt/qemu/${name}.log there). Start it there with \`virsh start\`.`;
+async function stateNow(work: Work<"perform">): Promise<DomainState> {
+  const probe = await persistently(work, (libvirt) => probeDomain(libvirt, work.command.domain.uuid));
+  return probe.present ? probe.state : "nostate";
+}
 
-/** The source's state once no outgoing job runs any more. A job that nobody can end properly (`lost`) is aborted first. */
-async function settledState(work: Work<"perform">, lost: boolean): Promise<DomainState> {
+/**
+ * The source's state once no outgoing job runs any more. A job that nobody can end properly (`lost`) is aborted first.
+ * Undefined when a job stays that is not to be ended: then nothing is known, and the source waits for a receipt (I2).
+ */
+async function settledState(work: Work<"perform">, lost: boolean): Promise<DomainState | undefined> {
   const { uuid } = work.command.domain;
-  let waitedMs = 0;
-  for (;;) {
+  for (let waitedMs = 0; ; waitedMs += resumedLookMs) {
     const probe: Probe = await persistently(work, (libvirt) => probeDomain(libvirt, uuid));
     if (!probe.present) return "nostate";
     const undecided = probe.job === "outgoing" || (probe.pausedByMigration && !lost);
     if (!undecided || (waitedMs >= resumedMsMax && probe.job !== "outgoing")) return probe.state;
+    if (waitedMs >= endingMsMax) return undefined;
     if (probe.job === "outgoing" && lost) {
       // After PERFORM3_DONE the job is still there and cannot be aborted; paused is the answer then.
       if (probe.pausedByMigration && waitedMs >= resumedLookMs * 8) return probe.state;
       await abortOutgoing(await work.inventory(), uuid).catch(() => false);
     }
-    waitedMs += resumedLookMs;
     await work.sleep(resumedLookMs);
   }
 }
@@ -240,8 +309,20 @@ async function abortOutgoing(libvirt: LibvirtConnection, uuid: string): Promise<
   }
 }
 
-/** Asks libvirt to end the outgoing job; Perform's own failure is reported by Perform. */
-export const abort: Step<"abort"> = async (work) => ({
-  kind: "abort",
-  aborted: await abortOutgoing(await work.inventory(), work.command.domain.uuid),
-});
+/**
+ * Asks Perform to end, wherever it is: one that still fetches its payloads does not begin, one whose job is not seen yet is
+ * aborted by its watch when it is. False: it has ended already. Perform's own failure is reported by Perform.
+ */
+export const abort: Step<"abort"> = async (work) => {
+  const { uuid } = work.command.domain;
+  await work.milestone(abortAsked);
+  for (let waitedMs = 0; ; waitedMs += resumedLookMs) {
+    // Before Perform3 no job is ours: somebody's own `virsh migrate` is left alone.
+    if (!work.happened(performing)) return { kind: "abort", aborted: !work.happened(performRefused) };
+    if (await abortOutgoing(await work.inventory(), uuid)) return { kind: "abort", aborted: true };
+    const probe = await probeDomain(await work.inventory(), uuid);
+    const ended = !probe.present || probe.pausedByMigration || waitedMs >= abortMsMax;
+    if (ended) return { kind: "abort", aborted: false };
+    await work.sleep(resumedLookMs);
+  }
+};

@@ -58,6 +58,8 @@ export interface Work<K extends CommandKind = CommandKind> {
   history: readonly JournalEntry[];
   /** Journals a milestone and waits until it is on disk. */
   milestone(name: string, data?: Record<string, unknown>): Promise<void>;
+  /** True once this migration's journal has a milestone of that name, also one that another step wrote meanwhile. */
+  happened(name: string): boolean;
   connection(): Promise<MigrationConnection>;
   /** The shared connection for reads and job statistics, so that they never wait behind Perform. */
   inventory(): Promise<LibvirtConnection>;

@@ -126,6 +126,7 @@ export class Side {
         this.journal.push({ type: "milestone", at: at(), commandId: command.id, name, data });
         return this.onMilestone(name);
       },
+      happened: (name) => this.milestones().includes(name),
       connection: async () => {
         const libvirt = await this.connection();
         return { libvirt, continuous: this.#continuous };

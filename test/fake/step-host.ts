@@ -129,6 +129,7 @@ export class StepHost {
       milestone: async (name, data = {}) => {
         this.journal.push({ type: "milestone", at: at(), commandId: command.id, name, data });
       },
+      happened: (name) => this.milestones().includes(name),
       connection: () => this.#connection(),
       inventory: async () => (await this.#connection()).libvirt,
       payloads: this.#payloads(),

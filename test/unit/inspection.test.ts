@@ -117,6 +117,7 @@ describe("inspections", () => {
       command,
       resumed: false,
       history: [],
+      happened: () => false,
       milestone: unused,
       connection: unused,
       inventory: () => Promise.resolve(libvirt),
