@@ -29,6 +29,17 @@ import { Slots } from "./slots.ts";
 const heavyAtOnceMax = 4;
 const heavyKinds: ReadonlySet<CommandKind> = new Set(["export", "stage", "restoreBundle"]);
 
+/** Steps that write a domain's records: one at a time for a domain, whichever task or migration they are of. A bundle task
+ *  that is taken up after a crash must not redefine what a migration's Begin has just stripped. */
+const treeKinds: ReadonlySet<CommandKind> = new Set([
+  "begin",
+  "stage",
+  "settle",
+  "restore",
+  "unstage",
+  "restoreBundle",
+]);
+
 /** Pause between attempts to write a report to a disk that refuses it; nothing is sent that is not on disk. */
 const journalRetryMs = 1_000;
 
@@ -73,6 +84,8 @@ export class Executor {
   /** Migrations whose journal cannot be read: nothing is done for them until a person has looked. */
   readonly #damaged = new Map<string, Fault>();
   readonly #heavy = new Slots(heavyAtOnceMax);
+  /** By domain: ends when the step that writes its records, and all that wait for it, have ended. */
+  readonly #trees = new Map<string, Promise<void>>();
   readonly #inspections: InspectionDesk;
   /** Lost incoming domains that no session has been told of. */
   readonly #lost = new Map<string, Extract<UpMessage, { type: "lost" }>>();
@@ -222,14 +235,16 @@ export class Executor {
   /** Never rejects. */
   async #execute(lane: Lane, command: Command, resumed: boolean): Promise<void> {
     const { clock, log } = this.#parts;
-    if (!resumed && (lane.closed || command.epoch < lane.epoch)) {
-      lane.taken.delete(command.id);
-      this.#answer(refusal(command, staleFault(command, lane.closed ? null : lane.epoch)));
-      return;
-    }
     lane.running.set(command.id, command);
+    const releaseTree = treeKinds.has(command.kind) ? await this.#takeTree(command.domain.uuid) : undefined;
     const release = heavyKinds.has(command.kind) ? await this.#heavy.take() : undefined;
     try {
+      // After all waiting: a newer decision may have come meanwhile.
+      if (!resumed && (lane.closed || command.epoch < lane.epoch)) {
+        lane.taken.delete(command.id);
+        this.#answer(refusal(command, staleFault(command, lane.closed ? null : lane.epoch)));
+        return;
+      }
       const history = lane.record.history();
       if (!resumed && !(await this.#intend(lane, command))) return;
       const result = await runStep(
@@ -267,8 +282,21 @@ export class Executor {
       this.#answer(report);
     } finally {
       release?.();
+      releaseTree?.();
       lane.running.delete(command.id);
     }
+  }
+
+  /** Waits until nobody writes that domain's records; the answer lets the next one go on. */
+  async #takeTree(uuid: string): Promise<() => void> {
+    const before = this.#trees.get(uuid);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const tail = Promise.all([before, promise]).then(() => {
+      if (this.#trees.get(uuid) === tail) this.#trees.delete(uuid);
+    });
+    this.#trees.set(uuid, tail);
+    await before;
+    return resolve;
   }
 
   /** Journals that a command begins. False when the disk refuses: it is not begun, and whoever waits for it is told. */

@@ -52,6 +52,57 @@ describe("crash and repetition", () => {
     );
   });
 
+  test("a bundle task that is taken up waits for a migration's step on the same domain's records, and for no other's", async () => {
+    const task = "b_01JD0000000000000000000000";
+    const cut: Partial<Steps> = {
+      begin: () => new Promise<never>(() => {}),
+      restoreBundle: () => new Promise<never>(() => {}),
+    };
+    const first = await Process.start(state, cut);
+    first.executor.command(make("restoreBundle", { migration: task }));
+    while ((await first.entries(task)).length < 1) await new Promise((done) => setImmediate(done));
+    await first.crash();
+
+    // The migration's journal lies beside it, its Begin cut off as well.
+    const second = await Process.start(join(state, "apart"), cut);
+    second.executor.command(make("begin"));
+    while ((await second.entries()).length < 1) await new Promise((done) => setImmediate(done));
+    const begun = await second.entries();
+    await second.crash();
+    const journal = await openJournal(state);
+    for (const entry of begun) await journal.append(id, entry);
+    await journal.close();
+
+    let inside = 0;
+    let most = 0;
+    const alone = async <B>(body: B): Promise<B> => {
+      inside += 1;
+      most = Math.max(most, inside);
+      for (let turn = 0; turn < 20; turn += 1) await new Promise((done) => setImmediate(done));
+      inside -= 1;
+      return body;
+    };
+    const third = await Process.start(state, {
+      begin: () => alone(bodies.begin),
+      restoreBundle: () => alone(bodies.restoreBundle),
+    });
+    await third.executor.idle();
+    assert.deepEqual([...third.begun].sort(), [`${task}:restoreBundle:1`, `${id}:begin:1`].sort());
+    assert.equal(most, 1);
+
+    const elsewhere = { uuid: "22222222-2222-3333-4444-555555555555", name: "db" };
+    const beside = Promise.withResolvers<void>();
+    const fourth = await Process.start(join(state, "fourth"), {
+      begin: () => beside.promise.then(() => bodies.begin),
+    });
+    fourth.executor.command(make("begin"));
+    fourth.executor.command({ ...make("restoreBundle", { migration: task }), domain: elsewhere });
+    while (fourth.reports().length < 1) await new Promise((done) => setImmediate(done));
+    assert.deepEqual(fourth.begun, [`${id}:begin:1`, `${task}:restoreBundle:1`]);
+    beside.resolve();
+    await fourth.executor.idle();
+  });
+
   test("crash at every journal entry of a whole part: every step ends with one report and nothing is lost", async () => {
     const part = (["begin", "perform", "confirm"] as const).map((kind) => make(kind));
     for (let crashAfter = 1; crashAfter <= 6; crashAfter += 1) {
