@@ -9,6 +9,18 @@ VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_ALLOW_P
 
 export type ParsedArguments = { help: true } | { help: false; options: Omit<ShimOptions, "out" | "err" | "signal"> };
 
+/** The options of the shim by their names on the command line. */
+export interface ShimValues {
+  url?: string | undefined;
+  join?: string | undefined;
+  name?: string | undefined;
+  state?: string | undefined;
+  libvirt?: string | undefined;
+  "migration-address"?: string | undefined;
+  "peer-listen"?: string | undefined;
+  "allow-path"?: string[] | undefined;
+}
+
 /** Throws an Error whose sentence names the wrong option. */
 export function parseShimArguments(
   args: readonly string[],
@@ -31,6 +43,14 @@ export function parseShimArguments(
     },
   });
   if (values.help === true) return { help: true };
+  return { help: false, options: shimOptions(values, env) };
+}
+
+/** Options as they were given, each falling back to its variable. Throws an Error when there is no URL. */
+export function shimOptions(
+  values: ShimValues,
+  env: Readonly<Record<string, string | undefined>>,
+): Omit<ShimOptions, "out" | "err" | "signal"> {
   const given = (value: string | undefined, name: string) => {
     const found = value ?? env[name];
     return found === undefined || found === "" ? undefined : found;
@@ -43,17 +63,14 @@ export function parseShimArguments(
   const url = given(values.url, "VMFERRY_URL");
   if (url === undefined) throw new Error("--url URL is missing");
   return {
-    help: false,
-    options: {
-      url,
-      ...optional("joinToken", given(values.join, "VMFERRY_JOIN")),
-      ...optional("name", given(values.name, "VMFERRY_NAME")),
-      ...optional("stateDir", given(values.state, "VMFERRY_STATE")),
-      ...optional("libvirt", given(values.libvirt, "VMFERRY_LIBVIRT")),
-      ...optional("migrationAddress", given(values["migration-address"], "VMFERRY_MIGRATION_ADDRESS")),
-      ...optional("peerListen", given(values["peer-listen"], "VMFERRY_PEER_LISTEN")),
-      allowPaths: values["allow-path"] ?? (env.VMFERRY_ALLOW_PATH ?? "").split(":").filter((path) => path !== ""),
-    },
+    url,
+    ...optional("joinToken", given(values.join, "VMFERRY_JOIN")),
+    ...optional("name", given(values.name, "VMFERRY_NAME")),
+    ...optional("stateDir", given(values.state, "VMFERRY_STATE")),
+    ...optional("libvirt", given(values.libvirt, "VMFERRY_LIBVIRT")),
+    ...optional("migrationAddress", given(values["migration-address"], "VMFERRY_MIGRATION_ADDRESS")),
+    ...optional("peerListen", given(values["peer-listen"], "VMFERRY_PEER_LISTEN")),
+    allowPaths: values["allow-path"] ?? (env.VMFERRY_ALLOW_PATH ?? "").split(":").filter((path) => path !== ""),
   };
 }
 

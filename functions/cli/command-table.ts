@@ -22,7 +22,7 @@ export const commands: readonly CommandSpec[] = [
     words: ["shim"],
     positionals: [],
     options: {
-      url: { value: "URL", summary: "the control plane" },
+      url: { value: "URL", summary: "the control plane; default VMFERRY_URL" },
       join: { value: "TOKEN", summary: "join token, only the first time" },
       name: { value: "NAME", summary: "this host's name; default its hostname" },
       state: { value: "DIR", summary: "where key and journal are kept" },

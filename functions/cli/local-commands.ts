@@ -23,21 +23,22 @@ export const up: Run = async ({ terminal, signal, env }, invocation) => {
   });
 };
 
-export const shim: Run = async ({ terminal, signal }, invocation) => {
+/** With the same variables as the shim's own program: a unit file that names VMFERRY_URL works with either. */
+export const shim: Run = async ({ terminal, signal, env }, invocation) => {
   const { runShim } = await import("#shim/main");
-  return runShim({
-    url: invocation.required("url"),
-    ...optional(invocation, "joinToken", "join"),
-    ...optional(invocation, "name", "name"),
-    ...optional(invocation, "stateDir", "state"),
-    ...optional(invocation, "libvirt", "libvirt"),
-    ...optional(invocation, "migrationAddress", "migration-address"),
-    ...optional(invocation, "peerListen", "peer-listen"),
-    allowPaths: invocation.texts("allow-path"),
-    out: terminal.out,
-    err: terminal.err,
-    signal,
-  });
+  const { shimOptions } = await import("#shim/command-line");
+  const allowPaths = invocation.texts("allow-path");
+  const values = {
+    url: (invocation.text("url") ?? env.VMFERRY_URL) || invocation.required("url"),
+    join: invocation.text("join"),
+    name: invocation.text("name"),
+    state: invocation.text("state"),
+    libvirt: invocation.text("libvirt"),
+    "migration-address": invocation.text("migration-address"),
+    "peer-listen": invocation.text("peer-listen"),
+    ...(allowPaths.length > 0 ? { "allow-path": allowPaths } : {}),
+  };
+  return runShim({ ...shimOptions(values, env), out: terminal.out, err: terminal.err, signal });
 };
 
 export const labUp: Run = async ({ terminal }, invocation) => {

@@ -133,6 +133,18 @@ describe("configuration", () => {
   });
 });
 
+describe("the shim's address", () => {
+  const state = () => join(folder, "state");
+
+  test("from --url, else from VMFERRY_URL; without either it is a wrong usage", async () => {
+    const env = { VMFERRY_URL: "ftp://from-the-environment" };
+    says(await run(["shim", "--state", state()], { env }), 64, /ftp:\/\/from-the-environment/);
+    says(await run(["shim", "--state", state(), "--url", "ftp://given"], { env }), 64, /ftp:\/\/given/);
+    for (const none of [{}, { VMFERRY_URL: "" }])
+      says(await run(["shim", "--state", state()], { env: none }), 64, /--url is missing/);
+  });
+});
+
 describe("hosts and domains", () => {
   test("are tables, or JSON", async () => {
     await fleet.addHost(3, { lastSeenAt: null, facts: null, cordoned: true });
