@@ -20,6 +20,7 @@ import {
 import type { Ports } from "../ports.ts";
 import type { Runner } from "../runner.ts";
 import { challenge, closeCodes, receive, type Session } from "../session.ts";
+import { InventoryParts } from "./inventory-parts.ts";
 
 declare const WebSocketPair: typeof Pair;
 declare const WebSocketRequestResponsePair: new (request: string, response: string) => never;
@@ -66,6 +67,7 @@ export interface HostSocketStub {
 export abstract class HostSocketObject<Env> extends DurableObject<Env> {
   readonly #answers = new Map<string, (answer: Answer | null) => void>();
   readonly #progress = new Map<string, Progress>();
+  readonly #inventory = new InventoryParts();
   #tail: Promise<void> = Promise.resolve();
   #waiting = 0;
 
@@ -176,9 +178,13 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
     // 1: open. A message that waited while its socket was closed is not acted upon; what matters is sent again.
     if (link === null || socket.readyState !== 1) return;
     const { ports, runner } = this.wire();
+    const whole =
+      message.type === "inventory" && link.session.session !== null ? this.#inventory.take(message) : message;
+    if (whole === null) return;
     try {
-      const reaction = await receive(ports, runner, link.session, message);
+      const reaction = await receive(ports, runner, link.session, whole);
       if (reaction.session.session !== link.session.session) {
+        this.#inventory.clear();
         attach(socket, { ...link, session: reaction.session });
         this.#replaceOthers(socket);
         // Nobody is waited for any more: the object may sleep.
