@@ -130,6 +130,33 @@ describe("executor", () => {
     assert.equal(process.begun.at(-1), `${id}:confirm:1`);
   });
 
+  test("a running step sees the milestones that another one writes beside it, and those from before", async () => {
+    const seen: boolean[] = [];
+    const asked = gate();
+    const process = await Process.start(state, {
+      begin: async (work) => {
+        await work.milestone("earlier");
+        return bodies.begin;
+      },
+      perform: async (work) => {
+        seen.push(work.happened("earlier"), work.happened("abortAsked"));
+        await asked.promise;
+        seen.push(work.happened("abortAsked"));
+        return bodies.perform;
+      },
+      abort: async (work) => {
+        await work.milestone("abortAsked");
+        asked.resolve();
+        return bodies.abort;
+      },
+    });
+    process.executor.command(make("begin"));
+    process.executor.command(make("perform"));
+    while (seen.length === 0) await new Promise((done) => setImmediate(done));
+    await process.run(make("abort"));
+    assert.deepEqual(seen, [true, false, true]);
+  });
+
   test("what a step throws: a fault as it is, a perform's with the source's state, anything else without its text", async () => {
     const fault = { code: "perform.failed", cause: "x", action: "y", retry: "safe" } as const;
     const process = await Process.start(state, {
