@@ -226,7 +226,7 @@ export class Fleet {
 async function insideOf(host: Host, command: string[]): Promise<string[]> {
   const daemon = await host.daemon();
   if (daemon === undefined) throw new Error(`libvirtd of ${host.name} is down`);
-  return ["nsenter", "--target", String(daemon.pid), "--mount", "--uts", "--", ...command];
+  return ["nsenter", "--target", String(daemon.pid), "--mount", "--uts", "--root", "--wd", "--", ...command];
 }
 
 /** A port that is free now. */
