@@ -174,7 +174,8 @@ describe("refusals", { timeout }, () => {
   test("a disk that is not there on the destination", async () => {
     const daemon = await h2.daemon();
     assert.ok(daemon);
-    const inside = (words: string[]) => run("nsenter", ["--target", String(daemon.pid), "--mount", "--root", "--", ...words]);
+    const inside = (words: string[]) =>
+      run("nsenter", ["--target", String(daemon.pid), "--mount", "--root", "--", ...words]);
     await inside(["mount", "-t", "tmpfs", "tmpfs", h2.storageDir]);
     try {
       await refused([guest.name, "--to", h2.name], { code: "storage.unreachable", cause: new RegExp(guest.disk) });
@@ -186,7 +187,8 @@ describe("refusals", { timeout }, () => {
   test("a disk that is another file on the destination", async () => {
     const daemon = await h2.daemon();
     assert.ok(daemon);
-    const inside = (words: string[]) => run("nsenter", ["--target", String(daemon.pid), "--mount", "--root", "--", ...words]);
+    const inside = (words: string[]) =>
+      run("nsenter", ["--target", String(daemon.pid), "--mount", "--root", "--", ...words]);
     const other = join(world.lab.storageDir, "other.qcow2");
     await run("cp", ["--sparse=always", guest.disk, other]);
     await inside(["mount", "--bind", other, guest.disk]);
