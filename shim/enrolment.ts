@@ -10,8 +10,7 @@ import { Readable } from "node:stream";
 import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
 import { Fault, faultCodes } from "#protocol/fault";
-import { enrolmentPath, helloSignedText } from "#protocol/identity";
-import { hostIdSchema } from "#protocol/message";
+import { enrolmentPath, helloSignedText, hostIdSchema } from "#protocol/identity";
 import { replaceFile } from "./durable-file.ts";
 import { HttpBrokenError, httpCall, readText } from "./http-request.ts";
 

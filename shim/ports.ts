@@ -6,6 +6,7 @@ import type { LibvirtConnection } from "#libvirt/client";
 import type { Blob, BundleRef } from "#protocol/blob";
 import type { Command, CommandKind, CommandOf, Report, ReportBodyOf } from "#protocol/command";
 import type { Progress } from "#protocol/message";
+import type { PeerReply, PeerRequest, Ticket } from "#protocol/ticket";
 
 /** One line of a migration's journal. Written and fsynced before what it announces happens, and after what it states has happened. */
 export type JournalEntry =
@@ -39,6 +40,15 @@ export interface Payloads {
   /** Downloads to the migration's own bundle file unless it is there already with that digest; returns its path.
    *  Throws `bundle.unreachable`, `bundle.altered`. */
   downloadBundle(ref: BundleRef): Promise<string>;
+}
+
+/** The way to other shims. Both ends of a connection prove the keys that enrolment bound to their hosts. */
+export interface Peers {
+  /** One request to the destination that a ticket names, and its answer; the connection is kept for the next one.
+   *  Throws `Fault` `peer.unreachable` when no answer came, for whatever reason: which is no answer (I2). */
+  ask(to: Ticket["destination"], request: PeerRequest, patienceMs: number): Promise<PeerReply>;
+  /** Keeps a proven connection open until the returned function is called, so that no dialling falls into the blackout. */
+  hold(to: Ticket["destination"]): () => void;
 }
 
 /** The libvirt connection that a migration keeps from its first command to its last. */

@@ -17,7 +17,7 @@ import {
   sideSchema,
 } from "#protocol/command";
 import { faultSchema, findingSchema } from "#protocol/fault";
-import { hostIdSchema } from "#protocol/message";
+import { hostIdSchema } from "#protocol/identity";
 import { acceptMax, timelineEntriesMax } from "./limits.ts";
 
 /** The way forward, in order; then the ways back; then rest. */

@@ -1,6 +1,5 @@
 /** The Worker: one door for clients, shims and local storage, and the timer. It routes and holds no logic. */
-import { shimSocketPath } from "#protocol/identity";
-import { hostIdSchema } from "#protocol/message";
+import { hostIdSchema, shimSocketPath } from "#protocol/identity";
 import { facePath } from "../bundle/s3-bundles.ts";
 import { FeedObject } from "../socket/feed.ts";
 import { HostSocketObject } from "../socket/host-socket.ts";

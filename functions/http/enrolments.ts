@@ -4,8 +4,7 @@
  * was lost) with the same name and key finds its host again and takes no second use.
  */
 import * as z from "zod/mini";
-import { enrolmentPath } from "#protocol/identity";
-import { hostIdSchema } from "#protocol/message";
+import { enrolmentPath, hostIdSchema } from "#protocol/identity";
 import type { AppDeps } from "./deps.ts";
 import { hostNameSchema } from "./hosts.ts";
 import { fault } from "./problem.ts";

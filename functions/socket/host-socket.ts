@@ -8,15 +8,9 @@ import type { DurableObjectState, WebSocket as HostWebSocket, WebSocketPair as P
 import * as z from "zod/mini";
 import { decodeUp, encode } from "#protocol/codec";
 import { Fault } from "#protocol/fault";
+import { hostIdSchema } from "#protocol/identity";
 import { messageBytesMax } from "#protocol/limits";
-import {
-  type Answer,
-  type DownMessage,
-  hostIdSchema,
-  type Progress,
-  type Query,
-  type UpMessage,
-} from "#protocol/message";
+import type { Answer, DownMessage, Progress, Query, UpMessage } from "#protocol/message";
 import type { Ports } from "../ports.ts";
 import type { Runner } from "../runner.ts";
 import { challenge, closeCodes, receive, type Session } from "../session.ts";

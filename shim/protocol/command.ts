@@ -7,6 +7,8 @@ import * as z from "zod/mini";
 import { blobSchema, bundleRefSchema, sha256Schema } from "./blob.ts";
 import { faultSchema, findingSchema } from "./fault.ts";
 import { checkpointsMax, nameCharsMax, snapshotsMax } from "./limits.ts";
+import { peerAddressSchema } from "./peer-address.ts";
+import { signatureSchema, signedTextSchema } from "./signed.ts";
 
 export const sideSchema = z.enum(["source", "destination"]);
 export type Side = z.infer<typeof sideSchema>;
@@ -34,9 +36,12 @@ export type MigrateOptions = z.infer<typeof migrateOptionsSchema>;
 /** The destination's statement of how Finish ended (I7: never contradicted). */
 export const receiptSchema = z.object({
   outcome: z.enum(["started", "destroyed"]),
-  /** How the destination knows: it called Finish itself, or looked at the domain afterwards. */
-  evidence: z.enum(["finish", "probe"]),
+  /** How it is known: the destination called Finish itself, or looked at the domain afterwards; or, where it is gone for
+   *  good, a person stated that it is fenced. */
+  evidence: z.enum(["finish", "probe", "fenced"]),
   at: z.string(),
+  /** Over `receiptSignedText` (ticket.ts), by the destination's key; a `fenced` one by the control plane's. */
+  signature: z.optional(signatureSchema),
 });
 export type Receipt = z.infer<typeof receiptSchema>;
 
@@ -70,6 +75,8 @@ export const commandSchema = z.discriminatedUnion("kind", [
     uri: z.nullable(z.string()),
     options: migrateOptionsSchema,
     flags: z.int(),
+    /** A `Ticket` (ticket.ts), signed by the control plane. Null: none can be made, and Perform is refused. */
+    ticket: z.nullable(signedTextSchema),
   }),
   z.object({ ...head, kind: z.literal("abort") }),
   z.object({
@@ -85,6 +92,8 @@ export const commandSchema = z.discriminatedUnion("kind", [
     kind: z.literal("confirm"),
     cookie: z.nullable(blobSchema),
     receipt: receiptSchema,
+    /** Names the key that the receipt is signed with; null for a domain that was not running: its Finish needs no ticket. */
+    ticket: z.nullable(signedTextSchema),
     options: migrateOptionsSchema,
     flags: z.int(),
   }),
@@ -158,6 +167,17 @@ const treeSchema = z.object({
 });
 export type TreeSummary = z.infer<typeof treeSchema>;
 
+const confirmedSourceSchema = z.enum(["gone", "running", "paused", "shutoff"]);
+
+/** The end of a handshake between the two shims: the destination's receipt, and what the source has done by it. */
+const peerEndSchema = z.object({
+  receipt: receiptSchema,
+  source: confirmedSourceSchema,
+  /** Why Finish did not start the domain. */
+  fault: z.nullable(faultSchema),
+});
+export type PeerEnd = z.infer<typeof peerEndSchema>;
+
 export const reportBodySchema = z.discriminatedUnion("kind", [
   z.object({
     kind: z.literal("inspectSource"),
@@ -189,7 +209,13 @@ export const reportBodySchema = z.discriminatedUnion("kind", [
     /** How long the source lacked its snapshot metadata; 0 without snapshots. */
     strippedMs: z.number(),
   }),
-  z.object({ kind: z.literal("prepare"), cookie: blobSchema, uri: z.nullable(z.string().check(z.maxLength(2000))) }),
+  z.object({
+    kind: z.literal("prepare"),
+    cookie: blobSchema,
+    uri: z.nullable(z.string().check(z.maxLength(2000))),
+    /** Where this host's peer channel listens now; null: it has none, so no ticket can be made. */
+    peer: z.nullable(peerAddressSchema),
+  }),
   z.object({
     kind: z.literal("perform"),
     cookie: blobSchema,
@@ -198,6 +224,8 @@ export const reportBodySchema = z.discriminatedUnion("kind", [
       transferredBytes: z.nullable(z.number()),
       totalMs: z.nullable(z.number()),
     }),
+    /** How the two shims have ended it by themselves; null: the destination was not reached, and the functions relay. */
+    ended: z.nullable(peerEndSchema),
   }),
   z.object({ kind: z.literal("abort"), aborted: z.boolean() }),
   z.object({
@@ -206,7 +234,8 @@ export const reportBodySchema = z.discriminatedUnion("kind", [
     cookie: z.nullable(blobSchema),
     fault: z.nullable(faultSchema),
   }),
-  z.object({ kind: z.literal("confirm"), source: z.enum(["gone", "running", "paused", "shutoff"]) }),
+  /** `receipt`: by which it was confirmed; the functions may not have seen it yet. */
+  z.object({ kind: z.literal("confirm"), source: confirmedSourceSchema, receipt: receiptSchema }),
   z.object({
     kind: z.literal("settle"),
     tree: treeSchema,
@@ -240,7 +269,13 @@ export const reportSchema = z.object({
   ms: z.number().check(z.minimum(0)),
   result: z.discriminatedUnion("ok", [
     z.object({ ok: z.literal(true), body: reportBodySchema }),
-    z.object({ ok: z.literal(false), fault: faultSchema, sourceState: z.optional(domainStateSchema) }),
+    z.object({
+      ok: z.literal(false),
+      fault: faultSchema,
+      sourceState: z.optional(domainStateSchema),
+      /** Of a failed Perform: what the destination has stated by its ticket already. */
+      receipt: z.optional(receiptSchema),
+    }),
   ]),
 });
 export type Report = z.infer<typeof reportSchema>;

@@ -3,6 +3,10 @@
  * so a recorded hello is worthless, and no clock has to agree.
  */
 
+import * as z from "zod/mini";
+
+export const hostIdSchema = z.string().check(z.regex(/^h_[0-9A-HJKMNP-TV-Z]{26}$/));
+
 /** The exact text that a hello signs. The prefix keeps the signature from being used for anything else. */
 export function helloSignedText(challenge: { hostId: string; nonce: string }): string {
   return `vmferry hello 1\n${challenge.hostId}\n${challenge.nonce}`;

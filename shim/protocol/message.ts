@@ -17,17 +17,18 @@ import {
   uuidSchema,
 } from "./command.ts";
 import { faultSchema } from "./fault.ts";
+import { hostIdSchema } from "./identity.ts";
 import { bundleBytesMax, inventoryDomainsMax } from "./limits.ts";
+import { publicKeySchema } from "./signed.ts";
 
 /** The protocol versions that this code speaks. A change that an older peer would misread raises `max`. */
 export const protocolVersions = { min: 1, max: 1 } as const;
 
 /** What this code can do beyond the bare protocol. A migration that needs a feature a side lacks is refused as `shim.incompatible` before anything is touched. */
-export const protocolFeatures = ["bundle.1", "snapshot.tree.1", "blob.bucket.1"] as const;
+export const protocolFeatures = ["bundle.1", "snapshot.tree.1", "blob.bucket.1", "peer.1"] as const;
 
 const versionsSchema = z.object({ min: z.int(), max: z.int() });
 const featuresSchema = z.array(z.string().check(z.maxLength(64))).check(z.maxLength(64));
-export const hostIdSchema = z.string().check(z.regex(/^h_[0-9A-HJKMNP-TV-Z]{26}$/));
 const idSchema = z.string().check(z.minLength(1), z.maxLength(64));
 
 export const libvirtFactsSchema = z.discriminatedUnion("reachable", [
@@ -134,6 +135,8 @@ export const downMessageSchema = z.discriminatedUnion("type", [
     features: featuresSchema,
     name: nameSchema,
     heartbeatMs: z.int().check(z.minimum(100)),
+    /** The key by which the functions sign tickets. A shim keeps the first one it was told and takes no other. */
+    controlKey: z.optional(publicKeySchema),
   }),
   z.object({ type: z.literal("refused"), fault: faultSchema }),
   z.object({ type: z.literal("command"), command: commandSchema }),
