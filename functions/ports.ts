@@ -173,6 +173,14 @@ export type FeedEvent =
   /** `state` is the one that was just committed, so that no watcher has to load it: a request less for each and each step. */
   { type: "changed"; version: number; state?: MigrationState | undefined } | { type: "progress"; progress: Progress };
 
+/** The control key (functions/ticket-signer.ts). */
+export interface TicketSigner {
+  /** Ed25519, raw 32 bytes, base64url. */
+  publicKey(): Promise<string>;
+  /** Over the UTF-8 bytes of the text, base64url. */
+  sign(text: string): Promise<string>;
+}
+
 export interface Log {
   /** One JSON line; never a secret, an XML or a cookie (I9). */
   write(level: "debug" | "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
@@ -188,5 +196,6 @@ export interface Ports {
   bundles: BundleStore;
   sockets: HostSockets;
   feed: Feed;
+  tickets: TicketSigner;
   log: Log;
 }

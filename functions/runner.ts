@@ -5,9 +5,11 @@
  */
 import { createHash } from "node:crypto";
 import type { Blob } from "#protocol/blob";
-import type { Command, DomainRef, Report } from "#protocol/command";
+import { type Command, type CommandOf, commandSide, type DomainRef, type Report, type Side } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { offlineAfterMs } from "#protocol/limits";
+import type { SignedText } from "#protocol/signed";
+import { receiptSignedText, ticketKindOf, ticketSignedText } from "#protocol/ticket";
 import { stands } from "./bundle-presence.ts";
 import { type BundleRequest, createBundleRunner, isBundleTask } from "./bundle-runner.ts";
 import type { BundleTask } from "./core/bundle-task.ts";
@@ -15,7 +17,9 @@ import { blobsOf, commandBody } from "./core/command-body.ts";
 import type { MigrationEvent, StoredReport } from "./core/event.ts";
 import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
 import { type MigrationRequest, newMigration } from "./core/new-migration.ts";
+import { unresolvable } from "./core/resolution.ts";
 import { type BlobName, blobNames, type MigrationState, type Pending } from "./core/state.ts";
+import { ticketedKinds, ticketOf } from "./core/ticket.ts";
 import { transition } from "./core/transition.ts";
 import type { Ports } from "./ports.ts";
 
@@ -29,6 +33,8 @@ export interface Runner {
   /** The commands that a host still owes a report for. */
   pendingOf(hostId: string): Promise<Command[]>;
   cancel(id: string, by: string): Promise<MigrationState>;
+  /** A person's statement that the host of one side is fenced. Throws `Fault` `request.conflict` when nothing waits for it. */
+  resolve(id: string, statement: { by: string; reason: string; fenced: Side }): Promise<MigrationState>;
   connectionLost(hostId: string, lost: { migrationId: string; epoch: number; cause: string }): Promise<void>;
   /** Looks after everything active once; the timer calls it each minute. Returns how many migrations were looked at. */
   tick(): Promise<number>;
@@ -81,7 +87,7 @@ export function createRunner(ports: Ports): Runner {
       try {
         if (effect.type === "send") await send(state, effect.pending, payloads);
         else if (effect.type === "discard") await ports.bundles.remove(effect.key);
-        else await release(state);
+        else await release(state, effect.keep);
       } catch (error) {
         log.write("warn", "an effect was not dispatched; it is repaired by heartbeat or timer", {
           migration: state.id,
@@ -124,14 +130,33 @@ export function createRunner(ports: Ports): Runner {
         bytes: stored.bytes,
       };
     }
-    const command = commandBody(state, pending, blobs);
+    const command = commandBody(state, pending, blobs, await signedTicket(state, pending));
     if (command === null) throw new Error(`the state lacks what ${pending.kind} needs`);
-    return command;
+    return command.kind === "confirm" && command.receipt.evidence === "fenced" ? signReceipt(command) : command;
+  }
+
+  /** Signing is deterministic (Ed25519), so the same state makes the same command, whenever and wherever it is made (I6). */
+  async function signedTicket(state: MigrationState, pending: Pending): Promise<SignedText | null> {
+    const ticket = ticketedKinds.has(pending.kind) ? ticketOf(state) : null;
+    if (ticket === null) return null;
+    const text = JSON.stringify(ticket);
+    return { text, signature: await ports.tickets.sign(ticketSignedText(text)) };
+  }
+
+  /** A person's statement takes the place of the destination's; the source takes it by our signature only (I2). */
+  async function signReceipt(command: CommandOf<"confirm">): Promise<Command> {
+    const { migrationId, receipt } = command;
+    const text = receiptSignedText({ migrationId, domainUuid: command.domain.uuid, receipt });
+    return { ...command, receipt: { ...receipt, signature: await ports.tickets.sign(text) } };
   }
 
   /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands. */
-  async function release(state: MigrationState): Promise<void> {
-    await migrations.unpoint([state.source.id, state.destination.id], state.id);
+  async function release(state: MigrationState, keep: Side | null): Promise<void> {
+    const sides = (["source", "destination"] as const).filter((side) => side !== keep);
+    await migrations.unpoint(
+      sides.map((side) => state[side].id),
+      state.id,
+    );
     await migrations.unlockDomain(state.domain.uuid, state.id);
   }
 
@@ -185,9 +210,9 @@ export function createRunner(ports: Ports): Runner {
         return;
       }
       const state = await migrations.load(report.migrationId);
-      const pending = state?.pending.find((candidate) => candidate.id === report.commandId);
       // A report of a command that is no longer awaited is history; so is one that comes from a host it was not sent to.
-      if (state === null || pending === undefined || state[pending.side].id !== hostId) return;
+      const side = state === null ? null : reporterOf(state, report.commandId);
+      if (state === null || side === null || state[side].id !== hostId) return;
       const { stored, payloads } = await store(report);
       await handleLoaded(state, { type: "reported", at: clock.now(), report: stored }, payloads);
     },
@@ -225,6 +250,26 @@ export function createRunner(ports: Ports): Runner {
       throw contended(id);
     },
 
+    async resolve(id, { by, reason, fenced }) {
+      for (let attempt = 0; attempt < commitAttemptsMax; attempt++) {
+        const state = await migrations.load(id);
+        if (state === null) throw notFound(`migration ${id}`);
+        const why = unresolvable(state, fenced);
+        if (why !== null)
+          throw new Fault({
+            code: "request.conflict",
+            cause: `Migration ${id} cannot be resolved by that: ${why}`,
+            action: `Look at it: vmferry migration show ${id}.`,
+            retry: "never",
+          });
+        const next = transition(state, { type: "resolved", at: clock.now(), by, reason, fenced });
+        if ((await migrations.commit(next.state)) === "conflict") continue;
+        await dispatch(next.state, next.effects, {});
+        return next.state;
+      }
+      throw contended(id);
+    },
+
     async connectionLost(hostId, lost) {
       const state = await migrations.load(lost.migrationId);
       if (state === null || state.destination.id !== hostId) return;
@@ -245,8 +290,8 @@ export function createRunner(ports: Ports): Runner {
     async authorise(hostId, want) {
       if (isBundleTask(want.migrationId) && (await bundles.authorised(hostId, want))) return;
       const state = isBundleTask(want.migrationId) ? null : await migrations.load(want.migrationId);
-      const pending = state?.pending.find((candidate) => candidate.id === want.commandId);
-      const mine = state !== null && pending !== undefined && state[pending.side].id === hostId;
+      const side = state === null ? null : reporterOf(state, want.commandId);
+      const mine = state !== null && side !== null && state[side].id === hostId;
       const named = want.key === null || (state !== null && namesKey(state, want.key));
       if (mine && named) return;
       throw new Fault({
@@ -330,7 +375,8 @@ export function createRunner(ports: Ports): Runner {
       await migrations.unlockDomain(domainUuid, migrationId);
       return;
     }
-    if (state.step === "ended") return release(state);
+    if (state.step === "ended") return release(state, null);
+    if (state.step === "sweeping") return release(state, state.fenced?.side ?? null);
     if (state.pending.length === 0 && state.step === "inspectingSource") {
       await start(state);
       return;
@@ -355,6 +401,13 @@ export function createRunner(ports: Ports): Runner {
       retry: "safe",
     });
   }
+}
+
+/** Which side may report that command: the one it was sent to, or the one that makes it by its ticket. */
+function reporterOf(state: MigrationState, commandId: string): Side | null {
+  const byTicket = ticketKindOf(commandId);
+  if (byTicket !== null) return state.step === "ended" ? null : commandSide[byTicket];
+  return state.pending.find((candidate) => candidate.id === commandId)?.side ?? null;
 }
 
 function namesKey(state: MigrationState, key: string): boolean {

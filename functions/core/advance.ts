@@ -3,11 +3,19 @@
  * and checkpoints skips export and stage, one that is not running skips Perform (libvirt-domain.c,
  * virDomainMigrateVersion3Full: offline goes from Prepare to Finish).
  */
-import type { CommandKind, ReportBodyOf } from "#protocol/command";
-import type { Finding } from "#protocol/fault";
-import { change, cut, type Draft, end, enter, fail, failureOf, note } from "./draft.ts";
-import { findingCharsMax, findingsMax } from "./limits.ts";
-import { retreat, rolledBack, undoDestination, undoSource } from "./retreat.ts";
+import type { CommandKind, PeerEnd, ReportBodyOf } from "#protocol/command";
+import type { FaultBody, Finding } from "#protocol/fault";
+import { change, cut, type Draft, end, enter, fail, failureOf, later, note } from "./draft.ts";
+import { findingCharsMax, findingsMax, ticketMsMax } from "./limits.ts";
+import {
+  confirmSource,
+  restoreSource,
+  retreat,
+  rolledBack,
+  settleDestination,
+  undoDestination,
+  undoSource,
+} from "./retreat.ts";
 import type { BlobName, MigrationState, Step, StoredBlob } from "./state.ts";
 
 export interface Success<K extends CommandKind> {
@@ -29,10 +37,10 @@ export const stepsOf: Record<CommandKind, readonly Step[]> = {
   perform: ["performing"],
   abort: ["performing"],
   finish: ["finishing", "abortingFinish"],
-  confirm: ["confirming", "abortingConfirm"],
+  confirm: ["confirming", "abortingConfirm", "sweeping"],
   settle: ["settling"],
-  restore: ["restoring"],
-  unstage: ["unstaging"],
+  restore: ["restoring", "sweeping"],
+  unstage: ["unstaging", "sweeping"],
   restoreBundle: [],
 };
 
@@ -167,13 +175,29 @@ const begun: Advance<"begin"> = ({ draft, body, blobs, ms }) => {
 };
 
 const prepared: Advance<"prepare"> = ({ draft, body, blobs, ms }) => {
-  const noted = note(change(keep(draft, blobs), { uri: body.uri }), {
+  const noted = note(change(keep(draft, blobs), { uri: body.uri, peer: body.peer }), {
     side: "destination",
     ms,
     note: `cookie B of ${body.cookie.bytes} bytes`,
   });
-  return noted.state.options.offline ? enter(noted, "finishing", "finish") : enter(noted, "performing", "perform");
+  if (noted.state.options.offline) return enter(noted, "finishing", "finish");
+  // The guest runs: without a way from shim to shim it must not come to depend on ours.
+  if (body.peer === null) return retreat(noted, noPeer(noted));
+  const ticket = { epoch: noted.state.epoch, expiresAt: later(noted.at, ticketMsMax) };
+  return enter(change(noted, { ticket }), "performing", "perform");
 };
+
+const noPeer = ({ state }: Draft) =>
+  failureOf(
+    {
+      code: "peer.unreachable",
+      cause: `The shim on ${state.destination.name} has no peer channel, so nobody could end the migration without us.`,
+      action: `Look at why it does not listen (journalctl -u vmferry-shim on ${state.destination.name}), then migrate again.`,
+      retry: "safe",
+    },
+    "preparing",
+    "destination",
+  );
 
 const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
   const { downtimeMs, transferredBytes } = body.statistics;
@@ -185,8 +209,31 @@ const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
     }),
     { side: "source", ms, note: `cookie C of ${body.cookie.bytes} bytes` },
   );
-  return enter(noted, "finishing", "finish");
+  return body.ended === null ? enter(noted, "finishing", "finish") : endedByPeers(noted, body.ended);
 };
+
+/** The shims have ended the handshake by their ticket: what is left is to learn it, and to do what they could not. */
+function endedByPeers(draft: Draft, { receipt, source, fault }: PeerEnd): Draft {
+  const noted = note(change(draft, { receipt }), {
+    side: "destination",
+    note: `receipt: ${receipt.outcome} (by ${receipt.evidence}), shim to shim; source ${source}`,
+  });
+  if (receipt.outcome === "started")
+    return source === "gone" ? settleDestination(noted) : confirmSource(noted, "confirming");
+  const paused = change(noted, { touched: { ...noted.state.touched, performed: source === "paused" } });
+  return undoSource(turnRound(paused, fault));
+}
+
+/** Finish was asked to start the domain and did not. */
+function turnRound(draft: Draft, fault: FaultBody | null): Draft {
+  const why = fault ?? {
+    code: "finish.failed" as const,
+    cause: "The destination did not start the domain.",
+    action: "Look at the destination's QEMU log, then migrate again.",
+    retry: "safe" as const,
+  };
+  return change(fail(draft, failureOf(why, "finishing", "destination")), { epoch: draft.state.epoch + 1 });
+}
 
 /** Too late to stop is no reason to think so later: another cancel may be asked for, and a later failure has its own cause. */
 const aborted: Advance<"abort"> = ({ draft, body }) =>
@@ -204,23 +251,13 @@ const finished: Advance<"finish"> = ({ draft, body, blobs, ms }) => {
     ms,
     note: `receipt: ${receipt.outcome} (by ${receipt.evidence})${size}`,
   });
-  if (receipt.outcome === "started") return enter(noted, "confirming", "confirm");
-  if (noted.state.step === "abortingFinish") return undoSource(noted);
-  const fault = body.fault ?? {
-    code: "finish.failed" as const,
-    cause: "The destination did not start the domain.",
-    action: "Look at the destination's QEMU log, then migrate again.",
-    retry: "safe" as const,
-  };
-  const turned = change(fail(noted, failureOf(fault, "finishing", "destination")), { epoch: noted.state.epoch + 1 });
-  return undoSource(turned);
+  if (receipt.outcome === "started") return confirmSource(noted, "confirming");
+  return undoSource(noted.state.step === "abortingFinish" ? noted : turnRound(noted, body.fault));
 };
 
 const confirmed: Advance<"confirm"> = ({ draft, body, ms }) => {
   const noted = note(draft, { side: "source", ms, note: `confirmed: ${body.source}` });
-  return noted.state.receipt?.outcome === "started"
-    ? enter(noted, "settling", "settle")
-    : enter(noted, "restoring", "restore");
+  return noted.state.receipt?.outcome === "started" ? settleDestination(noted) : restoreSource(noted);
 };
 
 /**

@@ -3,6 +3,7 @@
  */
 import type { Blob } from "#protocol/blob";
 import type { Command, CommandKind } from "#protocol/command";
+import type { SignedText } from "#protocol/signed";
 import type { BlobName, MigrationState, Pending } from "./state.ts";
 
 /** Which stored payloads a command carries. */
@@ -23,11 +24,12 @@ export function blobsOf(kind: CommandKind): readonly BlobName[] {
   }
 }
 
-/** Builds the command; null when the state lacks what the command needs, which no reachable state does. */
+/** Builds the command; `ticket` is `ticketOf` the state, signed, for the kinds that carry one. Null when the state lacks what the command needs, which no reachable state does. */
 export function commandBody(
   state: MigrationState,
   pending: Pending,
   blobs: Partial<Record<BlobName, Blob>>,
+  ticket: SignedText | null,
 ): Command | null {
   const head = { id: pending.id, migrationId: state.id, epoch: state.epoch, domain: state.domain };
   const { bundle, options, flags, receipt, uri } = state;
@@ -49,7 +51,7 @@ export function commandBody(
     case "perform":
       return blobs.B === undefined || flags === null
         ? null
-        : { ...head, kind: "perform", bundle, cookie: blobs.B, uri, options, flags };
+        : { ...head, kind: "perform", bundle, cookie: blobs.B, uri, options, flags, ticket };
     case "finish": {
       const cancelled = state.step === "abortingFinish";
       return flags === null
@@ -59,7 +61,7 @@ export function commandBody(
     case "confirm":
       return receipt === null || flags === null
         ? null
-        : { ...head, kind: "confirm", cookie: blobs.D ?? null, receipt, options, flags };
+        : { ...head, kind: "confirm", cookie: blobs.D ?? null, receipt, ticket, options, flags };
     case "settle":
       return { ...head, kind: "settle", bundle, autostart: state.facts?.autostart ?? false, offline: options.offline };
     case "restore":

@@ -36,7 +36,7 @@ const patienceMs: Record<CommandKind, number> = {
   restoreBundle: stepMsMax,
 };
 
-const later = (at: string, ms: number) => new Date(Date.parse(at) + ms).toISOString();
+export const later = (at: string, ms: number) => new Date(Date.parse(at) + ms).toISOString();
 
 export const draftOf = (state: MigrationState, at: string): Draft => ({ state, effects: [], at });
 
@@ -94,7 +94,20 @@ export function fail(draft: Draft, failure: Failure): Draft {
   return draft.state.failure === null ? change(noted, { failure }) : noted;
 }
 
+/** The migration's result stands from here on. What a fenced host owes is asked of it when it returns; the domain is free. */
 export function end(draft: Draft, status: MigrationState["status"], text: string): Draft {
-  const noted = note(change(draft, { step: "ended", status, pending: [], endedAt: draft.at }), { note: text });
-  return { ...noted, effects: [...noted.effects, { type: "release" }] };
+  const { sweep, fenced, cancel } = draft.state;
+  const outcome = status === "cancelled" ? ("won" as const) : ("late" as const);
+  const ended = change(draft, {
+    step: "ended",
+    status,
+    pending: [],
+    endedAt: draft.at,
+    cancel: cancel === null ? null : { ...cancel, outcome },
+  });
+  const [first] = sweep;
+  const keep = first === undefined ? null : (fenced?.side ?? null);
+  const noted = note(ended, { note: text });
+  const swept = first === undefined || keep === null ? noted : issue(change(noted, { step: "sweeping" }), first);
+  return { ...swept, effects: [...swept.effects, { type: "release", keep }] };
 }

@@ -1,5 +1,5 @@
 /** What can happen to a migration. Events are past tense and carry the time at which they were observed; the core has no clock. */
-import type { DomainState, Report, ReportBody, Side } from "#protocol/command";
+import type { DomainState, Receipt, Report, ReportBody, Side } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
 import type { BlobName, StoredBlob } from "./state.ts";
 
@@ -7,7 +7,7 @@ import type { BlobName, StoredBlob } from "./state.ts";
 export type StoredReport = Omit<Report, "result"> & {
   result:
     | { ok: true; body: ReportBody; blobs: Partial<Record<BlobName, StoredBlob>> }
-    | { ok: false; fault: FaultBody; sourceState?: DomainState | undefined };
+    | { ok: false; fault: FaultBody; sourceState?: DomainState | undefined; receipt?: Receipt | undefined };
 };
 
 export type MigrationEvent =
@@ -17,6 +17,8 @@ export type MigrationEvent =
   | { type: "refused"; at: string; fault: FaultBody }
   | { type: "reported"; at: string; report: StoredReport }
   | { type: "cancelRequested"; at: string; by: string }
+  /** A person states that a side's host is fenced: it runs no copy and will not by itself. */
+  | { type: "resolved"; at: string; by: string; reason: string; fenced: Side }
   /** The destination's shim noticed that the libvirt connection that holds the incoming domain is gone. */
   | { type: "connectionLost"; at: string; epoch: number; cause: string }
   /** The timer looked; `unreachable` names the sides whose host was silent longer than `offlineAfterMs`. */
@@ -28,6 +30,7 @@ export const eventTypes = [
   "refused",
   "reported",
   "cancelRequested",
+  "resolved",
   "connectionLost",
   "ticked",
 ] as const satisfies readonly MigrationEvent["type"][];

@@ -15,6 +15,12 @@ export const strandedAfterMs = 15 * 60_000;
  *  writer made progress, and at most two shims, a timer and a person write to one migration. */
 export const commitAttemptsMax = 8;
 
+/** Until when a ticket may be armed: it is armed seconds after Prepare. Longer than the clocks of well-kept hosts disagree. */
+export const ticketMsMax = 15 * 60_000;
+
+/** Tries of a sweep that keeps failing on a host that has come back; each follows a heartbeat. Then a person is told. */
+export const sweepAttemptsMax = 30;
+
 /** Entries of a timeline and characters of one: a migration makes about 25, and a stuck one must not grow its item beyond
  *  DynamoDB's 400 KB. 150 * 300 characters of at most 4 bytes are 180 KB. */
 export const timelineEntriesMax = 150;

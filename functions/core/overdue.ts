@@ -56,9 +56,11 @@ const code = (away: boolean) => (away ? ("host.offline" as const) : ("step.overd
 function silent(draft: Draft, side: Side, away: boolean): Draft {
   const { step }: MigrationState = draft.state;
   const { name } = draft.state[side];
-  const cause = `${step} waits for host ${name}, ${away ? "which is away" : "which is connected but silent"}.`;
+  const arrived =
+    draft.state.receipt?.outcome === "started" ? `The domain runs on ${draft.state.destination.name}; ` : "";
+  const cause = `${arrived}${step} waits for host ${name}, ${away ? "which is away" : "which is connected but silent"}.`;
   const action = away
-    ? `Bring the shim on ${name} back; the migration then goes on by itself. Resume or destroy nothing by hand.`
+    ? `Bring the shim on ${name} back; the migration then goes on by itself. If ${name} is gone for good, make sure that it is powered off, then run: vmferry migration resolve ${draft.state.id} --fenced ${name} --reason WHY. Resume or destroy nothing by hand.`
     : `Look at the shim's and libvirt's logs on ${name} (journalctl -u vmferry-shim -u libvirtd). Resume or destroy nothing by hand.`;
   return strandSilent(draft, failureOf({ code: code(away), cause, action, retry: "person" }, step, side));
 }

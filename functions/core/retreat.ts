@@ -5,7 +5,7 @@
  *
  * Turning round raises the epoch, so a delayed command of the way forward is refused by the shims (I5).
  */
-import type { CommandKind } from "#protocol/command";
+import type { CommandKind, Side } from "#protocol/command";
 import type { Draft } from "./draft.ts";
 import { change, end, enter, fail, note } from "./draft.ts";
 import type { Failure, MigrationState, Step } from "./state.ts";
@@ -15,7 +15,9 @@ export function retreat(draft: Draft, failure: Failure): Draft {
   const failed = fail(draft, failure);
   const turned = change(failed, { epoch: failed.state.epoch + 1, pending: [] });
   if (untouched(turned.state)) return end(turned, endStatus(turned.state), "nothing was changed on either host");
-  if (turned.state.touched.prepared) return enter(turned, "abortingFinish", "finish");
+  const { touched, receipt } = turned.state;
+  // With a receipt the destination has decided already: it is asked nothing more.
+  if (touched.prepared && receipt?.outcome !== "destroyed") return enter(turned, "abortingFinish", "finish");
   return undoSource(turned);
 }
 
@@ -26,15 +28,49 @@ const untouched = (state: MigrationState): boolean =>
 /** The destination holds no running copy. A source paused by Perform is resumed by its receipt (I2); otherwise libvirt resumed it itself. */
 export function undoSource(draft: Draft): Draft {
   const { touched, receipt } = draft.state;
-  if (touched.performed && receipt?.outcome === "destroyed") return enter(draft, "abortingConfirm", "confirm");
-  return enter(draft, "restoring", "restore");
+  if (touched.performed && receipt?.outcome === "destroyed") return confirmSource(draft, "abortingConfirm");
+  return restoreSource(draft);
+}
+
+/** A fenced host is not waited for: what it owes is kept for the day it returns, and the next step is taken. */
+const isFenced = (draft: Draft, side: Side): boolean => draft.state.fenced?.side === side;
+const owe = (draft: Draft, kind: CommandKind): Draft => change(draft, { sweep: [...draft.state.sweep, kind] });
+
+/** The source gives the domain up or takes it back, as the receipt says. */
+export function confirmSource(draft: Draft, step: "confirming" | "abortingConfirm"): Draft {
+  if (!isFenced(draft, "source")) return enter(draft, step, "confirm");
+  const owed = owe(draft, "confirm");
+  return step === "confirming" ? settleDestination(owed) : restoreSource(owed);
+}
+
+export function restoreSource(draft: Draft): Draft {
+  if (!isFenced(draft, "source")) return enter(draft, "restoring", "restore");
+  return undoDestination(owe(draft, "restore"));
+}
+
+/** The domain has arrived. On a destination that was fenced since, nobody can look at it: that is said, not guessed. */
+export function settleDestination(draft: Draft): Draft {
+  if (!isFenced(draft, "destination")) return enter(draft, "settling", "settle");
+  const { destination } = draft.state;
+  return end(
+    fail(draft, {
+      code: "settle.failed",
+      cause: `The domain had arrived on ${destination.name}, which was fenced before its tree was verified.`,
+      action: `When ${destination.name} is back, start the domain there and compare its snapshots with: vmferry bundle show.`,
+      retry: "person",
+      phase: draft.state.step,
+      side: "destination",
+    }),
+    "stranded",
+    "stranded: the domain is on a fenced host",
+  );
 }
 
 /** The source is whole again: sweep the destination, if anything of ours may be there. */
 export function undoDestination(draft: Draft): Draft {
   const { touched } = draft.state;
-  if (touched.staged || touched.prepared) return enter(draft, "unstaging", "unstage");
-  return rolledBack(draft);
+  if (!touched.staged && !touched.prepared) return rolledBack(draft);
+  return isFenced(draft, "destination") ? rolledBack(owe(draft, "unstage")) : enter(draft, "unstaging", "unstage");
 }
 
 export const rolledBack = (draft: Draft): Draft => end(draft, endStatus(draft.state), "rolled back");

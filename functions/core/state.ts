@@ -18,9 +18,11 @@ import {
 } from "#protocol/command";
 import { faultSchema, findingSchema } from "#protocol/fault";
 import { hostIdSchema } from "#protocol/identity";
+import { peerAddressSchema } from "#protocol/peer-address";
+import { publicKeySchema } from "#protocol/signed";
 import { acceptMax, timelineEntriesMax } from "./limits.ts";
 
-/** The way forward, in order; then the ways back; then rest. */
+/** The way forward, in order; then the ways back; then what a fenced host owes when it returns; then rest. */
 export const stepSchema = z.enum([
   "inspectingSource",
   "inspectingDestination",
@@ -36,6 +38,7 @@ export const stepSchema = z.enum([
   "abortingConfirm",
   "restoring",
   "unstaging",
+  "sweeping",
   "ended",
 ]);
 export type Step = z.infer<typeof stepSchema>;
@@ -56,7 +59,12 @@ export const blobNames = ["facts", "A", "xml", "B", "C", "D"] as const;
 export type BlobName = (typeof blobNames)[number];
 const storedBlob = z.optional(storedBlobSchema);
 
-export const hostRefSchema = z.object({ id: hostIdSchema, name: nameSchema });
+export const hostRefSchema = z.object({
+  id: hostIdSchema,
+  name: nameSchema,
+  /** The key of its enrolment; a ticket names it. Absent in records of before tickets. */
+  publicKey: z.optional(publicKeySchema),
+});
 export type HostRef = z.infer<typeof hostRefSchema>;
 
 export const pendingSchema = z.object({
@@ -122,6 +130,22 @@ export const migrationStateSchema = z.object({
   flags: z.nullable(z.int()),
   uri: z.nullable(z.string()),
   receipt: z.nullable(receiptSchema),
+  /** Where the destination's peer channel listened at Prepare. */
+  peer: z._default(z.nullable(peerAddressSchema), null),
+  /** What of the ticket cannot be told from the rest: with it, the ticket is the same whenever it is made (I6). */
+  ticket: z._default(z.nullable(z.object({ epoch: z.int(), expiresAt: z.string() })), null),
+  /** A person's wish to stop, and what became of it. */
+  cancel: z._default(
+    z.nullable(z.object({ by: z.string(), at: z.string(), outcome: z.enum(["pending", "won", "late"]) })),
+    null,
+  ),
+  /** A person's statement that this side's host runs nothing any more. */
+  fenced: z._default(
+    z.nullable(z.object({ side: sideSchema, by: z.string(), reason: z.string(), at: z.string() })),
+    null,
+  ),
+  /** Commands that the fenced host still owes when the migration has ended without it, in order. */
+  sweep: z._default(z.array(commandKindSchema), []),
   snapshots: z.object({ total: z.int(), staged: z.int(), verified: z.int() }),
   downtimeMs: z.nullable(z.number()),
   transferredBytes: z.nullable(z.number()),

@@ -8,12 +8,15 @@
  */
 import type { CommandKind } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
+import { ticketKindOf } from "#protocol/ticket";
 import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
 import { change, type Draft, draftOf, enter, fail, failureOf, issue, note, type Transition } from "./draft.ts";
 import type { MigrationEvent } from "./event.ts";
 import { ticked } from "./overdue.ts";
-import { hold, retreat, wake } from "./retreat.ts";
+import { resolved, swept } from "./resolution.ts";
+import { confirmSource, hold, retreat, wake } from "./retreat.ts";
 import type { Failure, MigrationState, Pending, Step } from "./state.ts";
+import { ticketReported } from "./ticket-report.ts";
 
 export type { Transition } from "./draft.ts";
 
@@ -37,6 +40,8 @@ function apply(draft: Draft, event: MigrationEvent): Draft {
       return reported(draft, event);
     case "cancelRequested":
       return cancelRequested(draft, event.by);
+    case "resolved":
+      return resolved(draft, event);
     case "connectionLost":
       return connectionLost(draft, event);
     case "ticked":
@@ -53,13 +58,18 @@ const fresh = (state: MigrationState): boolean =>
   state.step === "inspectingSource" && state.pending.length === 0 && state.timeline.length === 0;
 
 function reported(draft: Draft, { report }: Reported): Draft {
+  const byTicket = ticketKindOf(report.commandId);
+  if (byTicket !== null) return ticketReported(draft, byTicket, report);
   const pending = draft.state.pending.find((candidate) => candidate.id === report.commandId);
   if (pending === undefined || !stepsOf[pending.kind].includes(draft.state.step)) return draft;
+  if (draft.state.step === "sweeping") return swept(draft, pending, report.result);
   const awake = wake(draft);
   if (!report.result.ok) return failed(awake, pending, report.result, report.ms);
   const { body, blobs } = report.result;
   if (body.kind !== pending.kind || body.kind === "restoreBundle") return draft;
-  if (body.kind === "finish" && contradicts(draft.state, body.receipt.outcome)) return draft;
+  const outcome =
+    body.kind === "finish" ? body.receipt.outcome : body.kind === "perform" ? body.ended?.receipt.outcome : null;
+  if (outcome != null && contradicts(draft.state, outcome)) return draft;
   return advance(body.kind, { draft: awake, body, blobs, ms: report.ms });
 }
 
@@ -97,7 +107,14 @@ function failed(draft: Draft, pending: Pending, result: FailedResult, ms: number
       // it runs, it counts as paused and waits for the receipt (I2).
       const resumedByLibvirt = sourceState !== undefined && sourceState !== "paused";
       const cause = draft.state.abortCause ?? failure;
-      const noted = note(draft, { side: "source", ms, note: `Perform failed, source ${sourceState ?? "unknown"}` });
+      const known = draft.state.receipt ?? result.receipt ?? null;
+      const noted = note(change(draft, { receipt: known }), {
+        side: "source",
+        ms,
+        note: `Perform failed, source ${sourceState ?? "unknown"}${known === null ? "" : `; receipt: ${known.outcome}`}`,
+      });
+      // The arbiter had decided to start it before the source gave up: that stands.
+      if (known?.outcome === "started") return confirmSource(fail(noted, cause), "confirming");
       return retreat(change(noted, { touched: { ...noted.state.touched, performed: !resumedByLibvirt } }), cause);
     }
     case "abort":
@@ -139,8 +156,9 @@ function discardBundle(draft: Draft): Draft {
   return bundle === null ? draft : { ...draft, effects: [...draft.effects, { type: "discard", key: bundle.key }] };
 }
 
-/** Before Perform a cancel turns round at once; during Perform it asks libvirt to stop and the end of Perform decides; later it is too late. */
-const cancelable: Record<Step, "now" | "abort" | "late"> = {
+/** Before Perform a cancel turns round at once; during Perform it asks libvirt to stop and the end of Perform decides; while
+ *  Finish is being asked for, the destination's journal decides which came first; later it is too late. */
+const cancelable: Record<Step, "now" | "abort" | "arbiter" | "late"> = {
   inspectingSource: "now",
   inspectingDestination: "now",
   exporting: "now",
@@ -148,13 +166,14 @@ const cancelable: Record<Step, "now" | "abort" | "late"> = {
   beginning: "now",
   preparing: "now",
   performing: "abort",
-  finishing: "late",
+  finishing: "arbiter",
   confirming: "late",
   settling: "late",
   abortingFinish: "late",
   abortingConfirm: "late",
   restoring: "late",
   unstaging: "late",
+  sweeping: "late",
   ended: "late",
 };
 
@@ -169,11 +188,14 @@ function cancelRequested(draft: Draft, by: string): Draft {
     draft.state.step,
     null,
   );
+  const wished = change(draft, { cancel: { by, at: draft.at, outcome: "pending" } });
   switch (cancelable[draft.state.step]) {
     case "now":
-      return retreat(draft, failure);
+      return retreat(wished, failure);
     case "abort":
-      return abortPerform(draft, failure);
+      return draft.state.receipt === null && draft.state.abortCause === null ? abortPerform(wished, failure) : draft;
+    case "arbiter":
+      return giveUpFinish(wished, failure);
     case "late":
       return draft;
   }

@@ -88,8 +88,15 @@ export const receiptSignedText = (of: {
 }): string =>
   `vmferry receipt 1\n${of.migrationId}\n${of.domainUuid}\n${of.receipt.outcome}\n${of.receipt.evidence}\n${of.receipt.at}`;
 
-/** Commands that a shim makes by its ticket have the number 0; the functions count from 1, so no two bodies share an id (I6). */
-export const ticketAttempt = 0;
-export const ticketCommandId = (migrationId: string, kind: "finish" | "confirm"): string =>
-  `${migrationId}:${kind}:${ticketAttempt}`;
-export const isTicketCommand = (commandId: string): boolean => commandId.endsWith(`:${ticketAttempt}`);
+/** Commands that a shim makes itself, by its ticket, have names of their own, so no two bodies ever share an id (I6). */
+const ticketNames = { ticketFinish: "finish", ticketConfirm: "confirm" } as const;
+export type TicketKind = (typeof ticketNames)[keyof typeof ticketNames];
+
+export const ticketCommandId = (migrationId: string, kind: TicketKind, attempt: number): string =>
+  `${migrationId}:${kind === "finish" ? "ticketFinish" : "ticketConfirm"}:${attempt}`;
+
+/** What a command made by a ticket does; null for a command of the functions. */
+export function ticketKindOf(commandId: string): TicketKind | null {
+  const name = commandId.split(":")[1];
+  return name === "ticketFinish" || name === "ticketConfirm" ? ticketNames[name] : null;
+}

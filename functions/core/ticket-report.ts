@@ -1,0 +1,44 @@
+/**
+ * What shims report of commands that they made themselves, by their ticket. The functions learn of it, in whatever order it
+ * comes: the source may have died after its guest had moved, or its channel may have healed while we relayed.
+ */
+import type { TicketKind } from "#protocol/ticket";
+import { advances, contradicts } from "./advance.ts";
+import { change, type Draft, note } from "./draft.ts";
+import type { StoredReport } from "./event.ts";
+import { wake } from "./retreat.ts";
+import type { Step } from "./state.ts";
+
+/** Where a receipt is awaited by us, and where a confirmation is. */
+const finishing: ReadonlySet<Step> = new Set(["finishing", "abortingFinish"]);
+const confirming: ReadonlySet<Step> = new Set([
+  "performing",
+  "finishing",
+  "abortingFinish",
+  "confirming",
+  "abortingConfirm",
+]);
+
+export function ticketReported(draft: Draft, kind: TicketKind, report: StoredReport): Draft {
+  const { result } = report;
+  if (!result.ok || result.body.kind !== kind) return draft;
+  const { body, blobs } = result;
+  const { step } = draft.state;
+  if (body.kind === "finish") {
+    if (contradicts(draft.state, body.receipt.outcome)) return draft;
+    if (finishing.has(step)) return advances.finish({ draft: wake(draft), body, blobs, ms: report.ms });
+    if (step !== "performing" || draft.state.receipt !== null) return draft;
+    // Perform's own report will follow, with what the source has done by this receipt.
+    return note(
+      change(wake(draft), { receipt: body.receipt, blobs: { ...draft.state.blobs, ...blobs }, performSeen: null }),
+      {
+        side: "destination",
+        ms: report.ms,
+        note: `receipt: ${body.receipt.outcome} (by ${body.receipt.evidence}), shim to shim`,
+      },
+    );
+  }
+  if (body.kind !== "confirm" || !confirming.has(step) || contradicts(draft.state, body.receipt.outcome)) return draft;
+  const told = change(wake(draft), { receipt: draft.state.receipt ?? body.receipt });
+  return advances.confirm({ draft: told, body, blobs, ms: report.ms });
+}
