@@ -124,6 +124,7 @@ async function hello(
     features: [...protocolFeatures],
     name: host.name,
     heartbeatMs,
+    controlKey: await ports.tickets.publicKey(),
   };
   return stay(opened, welcome, ...(await redelivery(runner, host.id)));
 }

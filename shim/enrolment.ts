@@ -3,7 +3,7 @@
  * public half against a join token. The token is used once and kept nowhere (I9). An enrolment whose answer was lost is
  * repeated with the same key, and finds its host again.
  */
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
+import { createPrivateKey, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Readable } from "node:stream";
@@ -11,11 +11,14 @@ import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
 import { Fault, faultCodes } from "#protocol/fault";
 import { enrolmentPath, helloSignedText, hostIdSchema } from "#protocol/identity";
+import { publicKeySchema } from "#protocol/signed";
 import { replaceFile } from "./durable-file.ts";
 import { HttpBrokenError, httpCall, readText } from "./http-request.ts";
+import { publicKeyOf } from "./peer/seal.ts";
 
-const hostSchema = z.object({ hostId: hostIdSchema, name: nameSchema, url: z.string() });
-const enrolledSchema = z.object({ hostId: hostIdSchema, name: nameSchema });
+/** `controlKey` is absent in what a shim or a control plane of before tickets has written; the first welcome that names one is kept. */
+const enrolledSchema = z.object({ hostId: hostIdSchema, name: nameSchema, controlKey: z.optional(publicKeySchema) });
+const hostSchema = z.object({ ...enrolledSchema.shape, url: z.string() });
 const problemSchema = z.object({ code: z.enum(faultCodes), cause: z.string(), action: z.string() });
 
 /** An answer of a few hundred bytes is expected; a proxy's error page may be longer. */
@@ -25,12 +28,57 @@ const silenceMs = 15_000;
 export class Identity {
   readonly hostId: string;
   readonly name: string;
+  /** The public half of `key`: raw 32 bytes, base64url. */
+  readonly publicKey: string;
   readonly #key: KeyObject;
+  readonly #hostPath: string;
+  #host: z.infer<typeof hostSchema>;
+  #pinning: Promise<unknown> = Promise.resolve();
 
-  constructor(hostId: string, name: string, key: KeyObject) {
-    this.hostId = hostId;
-    this.name = name;
+  /** Use `identify`. `host` is what stands in `hostPath`. */
+  constructor(hostPath: string, host: z.infer<typeof hostSchema>, key: KeyObject) {
+    this.hostId = host.hostId;
+    this.name = host.name;
+    this.publicKey = publicKeyOf(key);
     this.#key = key;
+    this.#hostPath = hostPath;
+    this.#host = host;
+  }
+
+  /** The host's private key, for the peer channel's proofs. It never leaves this process. */
+  get key(): KeyObject {
+    return this.#key;
+  }
+
+  /** The one key whose tickets this host obeys; null until a control plane named one. */
+  get controlKey(): string | null {
+    return this.#host.controlKey ?? null;
+  }
+
+  /**
+   * Keeps the first control key that a welcome names, on disk before it counts. Throws `Fault` `ticket.refused` for any
+   * other than the one that is kept: whoever could replace it could sign tickets.
+   */
+  pinControlKey(key: string): Promise<void> {
+    const pinned = this.#pinning.then(async () => {
+      if (this.controlKey === key) return;
+      if (this.controlKey !== null) throw this.#otherControlKey(key);
+      const host = { ...this.#host, controlKey: key };
+      await replaceFile(this.#hostPath, `${JSON.stringify(host)}\n`);
+      this.#host = host;
+    });
+    // One at a time; the caller of this one is told, the next one is judged on its own.
+    this.#pinning = pinned.catch(() => {});
+    return pinned;
+  }
+
+  #otherControlKey(key: string): Fault {
+    return new Fault({
+      code: "ticket.refused",
+      cause: `The control plane signs with another key (${key}) than the one that this host keeps since its enrolment (${this.controlKey}); its tickets are refused, so no migration of this host can perform.`,
+      action: `Restore the control plane's ticket-key (in the data folder of \`vmferry up\`) from a backup and restart it. If the key is lost: end this host's migrations, \`vmferry host remove ${this.name}\`, empty the shim's state directory and enrol again.`,
+      retry: "person",
+    });
   }
 
   /** The signature of a hello over the challenge's nonce, base64url. */
@@ -58,7 +106,7 @@ export async function identify(enrolment: Enrolment): Promise<Identity> {
     const key = await readIfThere(keyPath);
     if (key === null)
       throw damaged(keyPath, "it is gone, so this host cannot prove that it is the one that was enrolled");
-    return new Identity(host.hostId, host.name, parseKey(keyPath, key));
+    return new Identity(hostPath, host, parseKey(keyPath, key));
   }
   if (joinToken === undefined)
     throw new Fault({
@@ -69,8 +117,9 @@ export async function identify(enrolment: Enrolment): Promise<Identity> {
     });
   const key = await keyOnDisk(keyPath);
   const enrolled = await enrol({ ...enrolment, joinToken }, key);
-  await replaceFile(hostPath, `${JSON.stringify({ ...enrolled, url: enrolment.origin.origin })}\n`);
-  return new Identity(enrolled.hostId, enrolled.name, key);
+  const host = { ...enrolled, url: enrolment.origin.origin };
+  await replaceFile(hostPath, `${JSON.stringify(host)}\n`);
+  return new Identity(hostPath, host, key);
 }
 
 async function keyOnDisk(path: string): Promise<KeyObject> {
@@ -85,8 +134,7 @@ async function enrol(
   { origin, joinToken, name }: Enrolment & { joinToken: string },
   key: KeyObject,
 ): Promise<z.infer<typeof enrolledSchema>> {
-  const publicKey = createPublicKey(key).export({ format: "jwk" }).x;
-  const body = Buffer.from(JSON.stringify({ token: joinToken, name, publicKey }), "utf8");
+  const body = Buffer.from(JSON.stringify({ token: joinToken, name, publicKey: publicKeyOf(key) }), "utf8");
   let status: number;
   let text: string;
   try {

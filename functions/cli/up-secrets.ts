@@ -1,5 +1,5 @@
 /** The secrets of a local control plane: made once, kept in its data folder, readable by its owner only (I9). */
-import { createHash, randomBytes } from "node:crypto";
+import { createHash, generateKeyPairSync, randomBytes } from "node:crypto";
 import { chmod, link, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
@@ -7,6 +7,8 @@ export interface UpSecrets {
   adminToken: string;
   adminTokenSha256: string;
   s3: { accessKeyId: string; secretAccessKey: string };
+  /** The control key (Ed25519, PKCS#8 DER, base64). Hosts pin its public half at enrolment, so it belongs into every backup. */
+  ticketKey: string;
 }
 
 /** Writes a file whole or not at all. */
@@ -34,10 +36,14 @@ export async function openSecrets(folder: string): Promise<UpSecrets> {
   await chmod(folder, 0o700);
   const adminToken = await secretIn(join(folder, "admin-token"), () => `vmk_${randomBytes(32).toString("base64url")}`);
   const secretAccessKey = await secretIn(join(folder, "s3-key"), () => randomBytes(30).toString("base64url"));
+  const ticketKey = await secretIn(join(folder, "ticket-key"), () =>
+    generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "der" }).toString("base64"),
+  );
   return {
     adminToken,
     adminTokenSha256: createHash("sha256").update(adminToken).digest("hex"),
     s3: { accessKeyId: "vmferry", secretAccessKey },
+    ticketKey,
   };
 }
 

@@ -219,6 +219,7 @@ async function openWorker(options: WorkerOptions) {
       S3_ACCESS_KEY_ID: s3Keys.accessKeyId,
       S3_SECRET_ACCESS_KEY: s3Keys.secretAccessKey,
       ADMIN_TOKEN_SHA256: secrets.adminTokenSha256,
+      TICKET_KEY: secrets.ticketKey,
       ...(options.s3 === undefined ? {} : { S3_ENDPOINT: options.s3 }),
     },
   });

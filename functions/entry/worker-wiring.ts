@@ -14,6 +14,7 @@ import { DynamoMigrations } from "../store/dynamo-migrations.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { DynamoTokens } from "../store/dynamo-tokens.ts";
 import { RequestCounter } from "../store/request-counter.ts";
+import { createTicketSigner } from "../ticket-signer.ts";
 
 export interface WorkerEnv {
   HOST_SOCKET: ObjectNamespace<HostSocketStub>;
@@ -32,6 +33,8 @@ export interface WorkerEnv {
   S3_ACCESS_KEY_ID?: string;
   S3_SECRET_ACCESS_KEY?: string;
   ADMIN_TOKEN_SHA256?: string;
+  /** The control key: an Ed25519 private key, PKCS#8 DER, base64. Hosts pin its public half: it must never change. */
+  TICKET_KEY: string;
   /** The address that clients use, where the request does not say it (behind a proxy that ends TLS). */
   PUBLIC_URL?: string;
 }
@@ -117,6 +120,7 @@ export function wire(env: WorkerEnv): Wiring {
     tokens: new DynamoTokens(table),
     sockets: new DurableSockets(env.HOST_SOCKET, log),
     feed: new DurableFeed(env.MIGRATION_FEED),
+    tickets: createTicketSigner(env.TICKET_KEY ?? ""),
   };
   const runner = createRunner(ports);
   const app = createApp({

@@ -5,14 +5,12 @@
  */
 import * as z from "zod/mini";
 import { enrolmentPath, hostIdSchema } from "#protocol/identity";
+import { publicKeySchema } from "#protocol/signed";
 import type { AppDeps } from "./deps.ts";
 import { hostNameSchema } from "./hosts.ts";
 import { fault } from "./problem.ts";
 import { type Route, route } from "./route.ts";
 import { parseToken, sameDigest, sha256Hex } from "./token.ts";
-
-/** 32 bytes in base64url without padding: 42 characters and one of the 16 whose two low bits are free. */
-const publicKeySchema = z.string().check(z.regex(/^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/));
 
 const invalid = (cause: string) => fault("token.invalid", cause, "Make a new one: vmferry join-token create.");
 
@@ -33,7 +31,12 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
       reply: {
         status: 201,
         description: "The host; its shim connects with this id and its own key",
-        schema: z.object({ hostId: hostIdSchema, name: z.string() }),
+        schema: z.object({
+          hostId: hostIdSchema,
+          name: z.string(),
+          /** By which tickets are signed; the host keeps it and takes no other. */
+          controlKey: publicKeySchema,
+        }),
       },
       faults: ["token.invalid", "host.nameTaken"],
       async handle({ body: { token, name, publicKey } }) {
@@ -50,6 +53,7 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
         if (Date.parse(record.expiresAt) <= Date.parse(at))
           throw invalid(`This join token expired at ${record.expiresAt}.`);
 
+        const controlKey = await ports.tickets.publicKey();
         const nameTaken = () =>
           fault(
             "host.nameTaken",
@@ -59,7 +63,7 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
         const namesake = await ports.hosts.byName(name);
         if (namesake !== null) {
           if (namesake.publicKey !== publicKey) throw nameTaken();
-          return { status: 201, value: { hostId: namesake.id, name } };
+          return { status: 201, value: { hostId: namesake.id, name, controlKey } };
         }
         if (!(await ports.tokens.use(parsed.id, at))) throw invalid("This join token has no use left.");
         const id = `h_${ports.ids.ulid()}`;
@@ -76,7 +80,7 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
         });
         if (created === "conflict") throw nameTaken();
         ports.log.write("info", "host enrolled", { host: name, token: parsed.id });
-        return { status: 201, value: { hostId: id, name } };
+        return { status: 201, value: { hostId: id, name, controlKey } };
       },
     }),
   ];

@@ -15,5 +15,5 @@ export function helloSignedText(challenge: { hostId: string; nonce: string }): s
 /** The path on the control plane where a shim's websocket connects; the host's id is a query parameter `host`. */
 export const shimSocketPath = "/v1/shim";
 
-/** The path where a join token and a public key become a host: POST {token, name, publicKey} -> {hostId, name}. */
+/** The path where a join token and a public key become a host: POST {token, name, publicKey} -> {hostId, name, controlKey}. */
 export const enrolmentPath = "/v1/enrolments";

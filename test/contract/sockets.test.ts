@@ -23,6 +23,7 @@ import {
   protocolVersions,
   type UpMessage,
 } from "#protocol/message";
+import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { MemoryFeed, MemorySockets, type Wire } from "#test/fake/memory-sockets";
 import { progressOf, type Shim, type Switchboard, socketCases } from "./socket-cases.ts";
 import { ulid } from "./store-cases.ts";
@@ -127,6 +128,7 @@ describe("sockets in Durable Objects", () => {
         ACCESS_KEY_ID: "local",
         SECRET_ACCESS_KEY: "local",
         DYNAMODB_ENDPOINT: dynalite.endpoint,
+        TICKET_KEY: controlKeyPkcs8(),
       },
     });
     await miniflare.ready;

@@ -1,6 +1,7 @@
 /** `vmferry up` as people meet it: started, stopped, killed, started again, and cut off from its stores. */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
+import { createPrivateKey } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { createServer as createHttpServer } from "node:http";
@@ -8,8 +9,11 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
+import * as z from "zod/mini";
 import { openDynalite } from "#functions/cli/up-dynalite";
 import { endOrphan, processOf } from "#functions/cli/up-process";
+import { publicKeySchema } from "#protocol/signed";
+import { publicKeyOf } from "#shim/peer/seal";
 
 interface Running {
   child: ChildProcess;
@@ -86,6 +90,19 @@ async function api(running: Running, method: string, path: string, body?: unknow
 }
 
 const makeToken = (running: Running) => api(running, "POST", "/v1/join-tokens", { uses: 1, ttlMs: 3_600_000 });
+
+/** What a host that enrols under this name is told; seen as workerd computes it from DIR/ticket-key. */
+async function controlKeyOf(running: Running, name: string): Promise<string> {
+  const made = z.object({ token: z.string() }).parse(JSON.parse((await makeToken(running)).text));
+  const publicKey = `${"A".repeat(42)}${name === "alpha" ? "A" : "E"}`;
+  const { status, text } = await api(running, "POST", "/v1/enrolments", { token: made.token, name, publicKey });
+  assert.equal(status, 201, text);
+  const { controlKey } = z.object({ controlKey: publicKeySchema }).parse(JSON.parse(text));
+  const pkcs8 = Buffer.from(await readFile(join(data(), "ticket-key"), "utf8"), "base64");
+  assert.equal(controlKey, publicKeyOf(createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" })));
+  return controlKey;
+}
+
 const tokens = (running: Running) => api(running, "GET", "/v1/join-tokens");
 
 async function runtime(): Promise<{ pid: number; startTicks: string }> {
@@ -105,7 +122,7 @@ test("it serves, keeps its secrets to its owner, tells the client, and ends clea
   assert.equal((await fetch(`${running.url}/v1/hosts`)).status, 401);
   assert.equal((await api(running, "GET", "/v1/hosts")).status, 200);
   assert.equal((await stat(data())).mode & 0o777, 0o700);
-  for (const file of ["admin-token", "s3-key"])
+  for (const file of ["admin-token", "s3-key", "ticket-key"])
     assert.equal((await stat(join(data(), file))).mode & 0o777, 0o600, file);
   const token = (await readFile(join(data(), "admin-token"), "utf8")).trim();
   assert.match(token, /^vmk_/);
@@ -153,6 +170,7 @@ test("kill -9 and start again on the same port: nothing that was answered is los
   const first = await start();
   const { port } = new URL(first.url);
   assert.equal((await makeToken(first)).status, 201);
+  const controlKey = await controlKeyOf(first, "alpha");
   const before = await tokens(first);
   const admin = await readFile(join(data(), "admin-token"), "utf8");
   const workerd = await runtime();
@@ -161,6 +179,8 @@ test("kill -9 and start again on the same port: nothing that was answered is los
   assert.equal(await runtimeRuns(workerd), false, "the killed one's workerd holds nothing any more");
   assert.equal(await readFile(join(data(), "admin-token"), "utf8"), admin);
   assert.deepEqual(await tokens(second), before);
+  // Hosts keep it and take no other.
+  assert.equal(await controlKeyOf(second, "beta"), controlKey);
   await kill(second, "SIGTERM");
 });
 

@@ -24,6 +24,8 @@ export interface Decisions {
   /** Every request to the bucket; a status answers it instead. */
   onBucket?(request: IncomingMessage, key: string): number | null;
   heartbeatMs?: number;
+  /** Told at enrolment and in every welcome. */
+  controlKey?: string;
 }
 
 export class FakeSocket {
@@ -180,6 +182,7 @@ export class FakeControlPlane {
       features: [],
       name: host.name,
       heartbeatMs: this.decide.heartbeatMs ?? 1_000,
+      ...this.#controlKey,
     });
   }
 
@@ -229,7 +232,14 @@ export class FakeControlPlane {
       .replaceAll(/[^0-9A-F]/g, "")
       .slice(0, 26)}`;
     this.hosts.set(hostId, { name, publicKey });
-    response.writeHead(201, { "content-type": "application/json" }).end(JSON.stringify({ hostId, name }));
+    response
+      .writeHead(201, { "content-type": "application/json" })
+      .end(JSON.stringify({ hostId, name, ...this.#controlKey }));
+  }
+
+  get #controlKey() {
+    const { controlKey } = this.decide;
+    return controlKey === undefined ? {} : { controlKey };
   }
 
   #serve(request: IncomingMessage, response: ServerResponse, key: string, body: Buffer): void {

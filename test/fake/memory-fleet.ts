@@ -19,6 +19,7 @@ import {
   protocolFeatures,
   type Query,
 } from "#protocol/message";
+import { controlSigner } from "#test/fake/control-key";
 import { documented } from "#test/fake/memory-document";
 import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
 import { bundleRef, successes } from "#test/fake/migration";
@@ -183,6 +184,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     },
     sockets: answers,
     feed,
+    tickets: controlSigner(),
     log: { write: (...line) => void script.logged.push(JSON.stringify(line)) },
   };
   const runner = createRunner(ports);

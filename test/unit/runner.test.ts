@@ -14,6 +14,7 @@ import type { Command, ReportBody } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { helloSignedText } from "#protocol/identity";
 import type { DownMessage, HostFacts } from "#protocol/message";
+import { controlSigner } from "#test/fake/control-key";
 import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
 import { bundleRef, freshMigration, migrationRequest, successes } from "#test/fake/migration";
 
@@ -82,6 +83,7 @@ function world() {
       drop: async () => undefined,
     },
     feed: { publish: async () => undefined, subscribe: async function* () {} },
+    tickets: controlSigner(),
     log: { write: () => undefined },
   };
   const runner = createRunner(ports);
