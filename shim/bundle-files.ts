@@ -1,11 +1,20 @@
 /** The bundles of migrations under way on this host: one file each below STATE/bundles, kept until the migration is forgotten (I3). */
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { readBundle, verifyBundle } from "#protocol/bundle-reader";
+import { writeBundle } from "#protocol/bundle-writer";
 import { removeFile } from "./durable-file.ts";
+import type { BundleAccess } from "./ports.ts";
 
 const suffix = ".bundle";
 
-export class BundleFiles {
+/** Reads and writes bundles as files of this host. */
+export const bundleAccess: BundleAccess = { read: readBundle, verify: verifyBundle, write: writeBundle };
+
+export class BundleFiles implements BundleAccess {
+  readonly read = bundleAccess.read;
+  readonly verify = bundleAccess.verify;
+  readonly write = bundleAccess.write;
   readonly #directory: string;
 
   private constructor(directory: string) {

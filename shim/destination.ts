@@ -12,7 +12,6 @@ import { isNoDomain } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import type { BundleRef } from "#protocol/blob";
-import { readBundle, verifyBundle } from "#protocol/bundle-reader";
 import type { DomainRef, ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { readDomain } from "./domain-xml.ts";
@@ -23,7 +22,16 @@ import type { JournalEntry, Step, Work } from "./ports.ts";
 import { lookUp, mustLookUp, persistently, probeDomain, read } from "./probe.ts";
 import { completeTree, redefineFrom, verifyTree } from "./snapshots.ts";
 import { snapshotProgress } from "./source.ts";
-import { listTree, nodeKey, readBundleTree, readLiveTree, summaryOf, type Tree } from "./tree-reader.ts";
+import {
+  entriesOf,
+  listTree,
+  nodeKey,
+  type ReadEntries,
+  readBundleTree,
+  readLiveTree,
+  summaryOf,
+  type Tree,
+} from "./tree-reader.ts";
 import { undefineDomain } from "./undefine.ts";
 import { XmlError } from "./xml-reader.ts";
 
@@ -37,9 +45,10 @@ const autodestroyLookMs = 250;
 export const stage: Step<"stage"> = async (work) => {
   const { domain, bundle } = work.command;
   const path = await work.payloads.downloadBundle(bundle);
-  await verifyBundle(path, factsOf(bundle));
-  const xml = await domainXmlOf(path, domain);
-  const wanted = await readBundleTree(path);
+  await work.bundles.verify(path, factsOf(bundle));
+  const entries = entriesOf(work, path);
+  const xml = await domainXmlOf(entries, domain);
+  const wanted = await readBundleTree(entries);
   let staging = hasMilestone(work.history, "staging");
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"stage">> => {
@@ -48,7 +57,7 @@ export const stage: Step<"stage"> = async (work) => {
       staging = true;
       const { dom } = await libvirt.call(procedures.domainDefineXmlFlags, { xml, flags: 0 });
       const total = wanted.snapshots + wanted.checkpoints;
-      await redefineFrom(libvirt, dom, path, {
+      await redefineFrom(libvirt, dom, entries, {
         onDone: (done) => {
           if (done % progressEvery === 0 || done === total) work.progress(snapshotProgress(done, total));
         },
@@ -72,8 +81,8 @@ function factsOf({ key: _, ...facts }: BundleRef): Omit<BundleRef, "key"> {
 }
 
 /** The bundle's domain XML, checked to be of this very domain: a bundle of another must not overwrite it. */
-async function domainXmlOf(path: string, domain: DomainRef): Promise<string> {
-  for await (const entry of readBundle(path)) {
+async function domainXmlOf(entries: ReadEntries, domain: DomainRef): Promise<string> {
+  for await (const entry of entries()) {
     if (entry.kind !== "domain") break;
     let uuid: string;
     try {
@@ -228,17 +237,17 @@ export const settle: Step<"settle"> = async (work) => {
  * Only a tree that libvirt is not known to have taken over, and of which nothing is there, is given back from the bundle.
  */
 async function settledTree(
-  work: Pick<Work<"settle">, "history" | "payloads">,
+  work: Pick<Work<"settle">, "history" | "payloads" | "bundles">,
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
   bundle: BundleRef,
 ): Promise<Tree> {
   const live = await readLiveTree(libvirt, dom);
   if (live.treeSha256 === bundle.treeSha256 || hasMilestone(work.history, "adopted")) return live;
-  const path = await work.payloads.downloadBundle(bundle);
-  const wanted = await readBundleTree(path);
+  const entries = entriesOf(work, await work.payloads.downloadBundle(bundle));
+  const wanted = await readBundleTree(entries);
   if ([...wanted.nodes.keys()].some((key) => live.nodes.has(key))) return live;
-  return completeTree(libvirt, dom, path, wanted);
+  return completeTree(libvirt, dom, entries, wanted);
 }
 
 function unsettled(why: string): Fault {
@@ -278,7 +287,7 @@ export const unstage: Step<"unstage"> = async (work) => {
 /** Whether this migration staged the inactive definition. A journal with the stage command but without its milestone says
  *  no: somebody defined it before we could. Without any journal of it, only the whole tree of the bundle is proof enough. */
 async function isOurs(
-  work: Pick<Work<"unstage">, "payloads" | "history">,
+  work: Pick<Work<"unstage">, "payloads" | "bundles" | "history">,
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
   bundle: BundleRef | null,
@@ -286,7 +295,7 @@ async function isOurs(
   if (hasMilestone(work.history, "staging")) return true;
   const asked = work.history.some((entry) => entry.type === "intent" && entry.command.kind === "stage");
   if (asked || bundle === null) return false;
-  const wanted: Tree = await readBundleTree(await work.payloads.downloadBundle(bundle));
+  const wanted: Tree = await readBundleTree(entriesOf(work, await work.payloads.downloadBundle(bundle)));
   const live = await readLiveTree(libvirt, dom);
   return (
     live.nodes.size > 0 &&
@@ -301,14 +310,15 @@ async function isOurs(
 export const restoreBundle: Step<"restoreBundle"> = async (work) => {
   const { domain, bundle } = work.command;
   const path = await work.payloads.downloadBundle(bundle);
-  await verifyBundle(path, factsOf(bundle));
-  await domainXmlOf(path, domain);
-  const wanted = await readBundleTree(path);
+  await work.bundles.verify(path, factsOf(bundle));
+  const entries = entriesOf(work, path);
+  await domainXmlOf(entries, domain);
+  const wanted = await readBundleTree(entries);
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"restoreBundle">> => {
       const dom = await mustLookUp(libvirt, domain);
       await work.milestone("restoring");
-      const tree = await completeTree(libvirt, dom, path, wanted);
+      const tree = await completeTree(libvirt, dom, entries, wanted);
       return { kind: "restoreBundle", tree: summaryOf(tree) };
     });
   } catch (error) {

@@ -9,7 +9,7 @@ import { Fault, type FaultBody } from "#protocol/fault";
 import type { Progress } from "#protocol/message";
 import type { Clock } from "./clock.ts";
 import type { Log } from "./log.ts";
-import type { JournalEntry, MigrationConnection, Payloads, Step, Steps, Work } from "./ports.ts";
+import type { BundleAccess, JournalEntry, MigrationConnection, Payloads, Step, Steps, Work } from "./ports.ts";
 import { StepFault } from "./step-fault.ts";
 
 /** What a step is given beside its command. */
@@ -21,6 +21,7 @@ export interface Surroundings {
   connection(): Promise<MigrationConnection>;
   inventory(): Promise<LibvirtConnection>;
   payloads: Payloads;
+  bundles: BundleAccess;
   bundlePath: string;
   migrationAddress: string | null;
   allowPaths: readonly string[];

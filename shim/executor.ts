@@ -21,7 +21,7 @@ import { InspectionDesk } from "./inspection-desk.ts";
 import type { Log } from "./log.ts";
 import type { MigrationConnections } from "./migration-connections.ts";
 import { connectedMilestone, endsMigration, MigrationRecord } from "./migration-record.ts";
-import type { Journal, JournalEntry, Payloads, Steps } from "./ports.ts";
+import type { BundleAccess, Journal, JournalEntry, Payloads, Steps } from "./ports.ts";
 import { Slots } from "./slots.ts";
 
 /** Exports, stagings and inspections at once: each may hold some MiB of XML, and libvirtd has 20 workers for everybody.
@@ -55,7 +55,7 @@ export interface ExecutorParts {
   connections: MigrationConnections;
   inventory(): Promise<LibvirtConnection>;
   payloadsFor(command: Pick<Command, "id" | "migrationId">): Payloads;
-  bundles: { path(migrationId: string): string; remove(migrationId: string): Promise<void> };
+  bundles: BundleAccess & { path(migrationId: string): string; remove(migrationId: string): Promise<void> };
   migrationAddress: string | null;
   allowPaths: readonly string[];
   /** False when no session took it. */
@@ -326,6 +326,7 @@ export class Executor {
     return {
       inventory,
       payloads: payloadsFor(command),
+      bundles,
       bundlePath: bundles.path(command.migrationId),
       migrationAddress,
       allowPaths,

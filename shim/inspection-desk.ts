@@ -90,6 +90,7 @@ async function inspect(parts: Parts, slots: Slots, command: Inspection): Promise
         connection: async () => ({ libvirt: await parts.inventory(), continuous: true }),
         inventory: parts.inventory,
         payloads: parts.payloadsFor(command),
+        bundles: parts.bundles,
         bundlePath: parts.bundles.path(command.migrationId),
         migrationAddress: parts.migrationAddress,
         allowPaths: parts.allowPaths,

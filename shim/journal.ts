@@ -3,12 +3,11 @@
  * bounded list of the migrations that are over. An entry that `append` resolved for is on disk. One that it rejected for is
  * not there for readers of this process; after a crash it may be, as with any disk that failed to say.
  */
-import { type FileHandle, mkdir, open, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as z from "zod/mini";
 import { migrationIdSchema } from "#protocol/command";
 import { Fault } from "#protocol/fault";
-import { removeFile, replaceFile, syncDirectory } from "./durable-file.ts";
+import { type Disk, type DiskFile, hostDisk } from "./disk.ts";
 import { decodeLines, encodeLine } from "./journal-line.ts";
 import type { Journal, JournalEntry } from "./ports.ts";
 
@@ -25,26 +24,21 @@ const tombstonesSchema = z.object({
 });
 
 /** Opens (and makes, 0700) STATE/journal. Removes what a crash left of migrations that are over. Throws `Fault` `internal` for damage. */
-export async function openJournal(stateDirectory: string): Promise<FileJournal> {
+export async function openJournal(stateDirectory: string, disk: Disk = hostDisk): Promise<FileJournal> {
   const directory = join(stateDirectory, "journal");
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await disk.makeDirectory(directory);
   const tombstonesPath = join(stateDirectory, "tombstones.json");
-  const tombstones = await readTombstones(tombstonesPath);
-  const journal = new FileJournal(directory, tombstonesPath, tombstones);
-  for (const id of await journal.list()) if (tombstones.has(id)) await removeFile(join(directory, id + suffix));
+  const tombstones = await readTombstones(disk, tombstonesPath);
+  const journal = new FileJournal(disk, directory, tombstonesPath, tombstones);
+  for (const id of await journal.list()) if (tombstones.has(id)) await disk.remove(join(directory, id + suffix));
   return journal;
 }
 
-async function readTombstones(path: string): Promise<Map<string, number>> {
-  let text: string;
+async function readTombstones(disk: Disk, path: string): Promise<Map<string, number>> {
+  const bytes = await disk.read(path);
+  if (bytes === null) return new Map();
   try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if (isAbsent(error)) return new Map();
-    throw error;
-  }
-  try {
-    return new Map(tombstonesSchema.parse(JSON.parse(text)).forgotten);
+    return new Map(tombstonesSchema.parse(JSON.parse(bytes.toString("utf8"))).forgotten);
   } catch (error) {
     throw new Fault(
       {
@@ -60,7 +54,7 @@ async function readTombstones(path: string): Promise<Map<string, number>> {
 }
 
 interface OpenFile {
-  handle: FileHandle;
+  handle: DiskFile;
   /** Everything up to here is sound and on disk; the next line begins here. */
   soundBytes: number;
   /** Behind `soundBytes` may stand what a failed or torn write left: it is cut off before the next line. */
@@ -68,6 +62,7 @@ interface OpenFile {
 }
 
 export class FileJournal implements Journal {
+  readonly #disk: Disk;
   readonly #directory: string;
   readonly #tombstonesPath: string;
   readonly #tombstones: Map<string, number>;
@@ -77,7 +72,8 @@ export class FileJournal implements Journal {
   #forgetting: Promise<unknown> = Promise.resolve();
 
   /** Use `openJournal`. */
-  constructor(directory: string, tombstonesPath: string, tombstones: Map<string, number>) {
+  constructor(disk: Disk, directory: string, tombstonesPath: string, tombstones: Map<string, number>) {
+    this.#disk = disk;
     this.#directory = directory;
     this.#tombstonesPath = tombstonesPath;
     this.#tombstones = tombstones;
@@ -90,10 +86,9 @@ export class FileJournal implements Journal {
       try {
         if (file.dirty) await file.handle.truncate(file.soundBytes);
         file.dirty = true;
-        const { bytesWritten } = await file.handle.write(line, 0, line.byteLength, file.soundBytes);
-        if (bytesWritten !== line.byteLength)
-          throw new Error(`the disk took ${bytesWritten} of ${line.byteLength} bytes`);
-        await file.handle.datasync();
+        const taken = await file.handle.write(line, file.soundBytes);
+        if (taken !== line.byteLength) throw new Error(`the disk took ${taken} of ${line.byteLength} bytes`);
+        await file.handle.sync();
         file.dirty = false;
         file.soundBytes += line.byteLength;
       } catch (error) {
@@ -105,19 +100,15 @@ export class FileJournal implements Journal {
   read(migrationId: string): Promise<JournalEntry[]> {
     return this.#inTurn(migrationId, async () => {
       const path = this.#path(migrationId);
-      try {
-        const bytes = await readFile(path);
-        const open = this.#files.get(migrationId);
-        return decodeLines(open === undefined ? bytes : bytes.subarray(0, open.soundBytes), path).entries;
-      } catch (error) {
-        if (isAbsent(error)) return [];
-        throw error;
-      }
+      const bytes = await this.#disk.read(path);
+      if (bytes === null) return [];
+      const open = this.#files.get(migrationId);
+      return decodeLines(open === undefined ? bytes : bytes.subarray(0, open.soundBytes), path).entries;
     });
   }
 
   async list(): Promise<string[]> {
-    const names = await readdir(this.#directory);
+    const names = await this.#disk.list(this.#directory);
     return names
       .filter((name) => name.endsWith(suffix))
       .map((name) => name.slice(0, -suffix.length))
@@ -135,11 +126,11 @@ export class FileJournal implements Journal {
         if (this.#tombstones.size <= tombstonesMax) break;
         this.#tombstones.delete(oldest);
       }
-      await replaceFile(this.#tombstonesPath, JSON.stringify({ version: 1, forgotten: [...this.#tombstones] }));
+      await this.#disk.replace(this.#tombstonesPath, JSON.stringify({ version: 1, forgotten: [...this.#tombstones] }));
       await this.#inTurn(migrationId, async () => {
         await this.#files.get(migrationId)?.handle.close();
         this.#files.delete(migrationId);
-        await removeFile(this.#path(migrationId));
+        await this.#disk.remove(this.#path(migrationId));
       });
       this.#turns.delete(migrationId);
     });
@@ -166,10 +157,9 @@ export class FileJournal implements Journal {
     if (open_ !== undefined) return open_;
     if (this.#tombstones.has(migrationId)) throw new Error(`migration ${migrationId} was forgotten`);
     const path = this.#path(migrationId);
-    const { handle, created } = await openOrCreate(path);
+    const handle = await this.#disk.open(path);
     try {
-      if (created) await syncDirectory(this.#directory);
-      const bytes = await handle.readFile();
+      const bytes = await handle.read();
       const { soundBytes } = decodeLines(bytes, path);
       const file = { handle, soundBytes, dirty: soundBytes < bytes.byteLength };
       this.#files.set(migrationId, file);
@@ -196,15 +186,6 @@ export class FileJournal implements Journal {
   }
 }
 
-async function openOrCreate(path: string): Promise<{ handle: FileHandle; created: boolean }> {
-  try {
-    return { handle: await open(path, "r+"), created: false };
-  } catch (error) {
-    if (!isAbsent(error)) throw error;
-    return { handle: await open(path, "wx+", 0o600), created: true };
-  }
-}
-
 const unwritable = (path: string, error: unknown) =>
   new Fault(
     {
@@ -216,5 +197,3 @@ const unwritable = (path: string, error: unknown) =>
     },
     { cause: error },
   );
-
-const isAbsent = (error: unknown) => error instanceof Error && "code" in error && error.code === "ENOENT";

@@ -18,7 +18,7 @@ import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
 import type { Step, Work } from "./ports.ts";
 import { jobStatistics, lookUp, mustLookUp, type Probe, persistently, probeDomain } from "./probe.ts";
 import { StepFault } from "./step-fault.ts";
-import { listTree, nodeKey, readBundleTree, snapshotChanged, type Tree } from "./tree-reader.ts";
+import { entriesOf, listTree, nodeKey, readBundleTree, snapshotChanged, type Tree } from "./tree-reader.ts";
 
 /** Time between two reads of the job's statistics. */
 const progressMs = 500;
@@ -48,7 +48,7 @@ export const perform: Step<"perform"> = async (work) => {
   let dom: RemoteDomain;
   try {
     cookieIn = await work.payloads.read(work.command.cookie);
-    wanted = bundle === null ? null : await readBundleTree(await work.payloads.downloadBundle(bundle));
+    wanted = bundle === null ? null : await readBundleTree(entriesOf(work, await work.payloads.downloadBundle(bundle)));
     libvirt = (await work.connection()).libvirt;
     dom = await mustLookUp(libvirt, domain);
     await mustBeIdle(libvirt, domain.uuid);

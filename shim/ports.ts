@@ -4,6 +4,8 @@
  */
 import type { LibvirtConnection } from "#libvirt/client";
 import type { Blob, BundleRef } from "#protocol/blob";
+import type { BundleEntry } from "#protocol/bundle";
+import type { BundleFacts, WriteBundle } from "#protocol/bundle-writer";
 import type { Command, CommandKind, CommandOf, Report, ReportBodyOf } from "#protocol/command";
 import type { Progress } from "#protocol/message";
 import type { PeerReply, PeerRequest, Ticket } from "#protocol/ticket";
@@ -42,6 +44,15 @@ export interface Payloads {
   downloadBundle(ref: BundleRef): Promise<string>;
 }
 
+/** Bundle files of this host; the real one is `BundleFiles`. Reading and writing is as in bundle-reader.ts and bundle-writer.ts. */
+export interface BundleAccess {
+  read(path: string): AsyncIterable<BundleEntry>;
+  /** Reads all of it and compares with what was announced. Throws `bundle.malformed`, `bundle.altered`. */
+  verify(path: string, expected: Partial<BundleFacts>): Promise<BundleFacts>;
+  /** On disk, whole, when it resolves. */
+  write(bundle: WriteBundle): Promise<BundleFacts>;
+}
+
 /** The way to other shims. Both ends of a connection prove the keys that enrolment bound to their hosts. */
 export interface Peers {
   /** One request to the destination that a ticket names, and its answer; the connection is kept for the next one.
@@ -74,6 +85,7 @@ export interface Work<K extends CommandKind = CommandKind> {
   /** The shared connection for reads and job statistics, so that they never wait behind Perform. */
   inventory(): Promise<LibvirtConnection>;
   payloads: Payloads;
+  bundles: BundleAccess;
   /** Where this migration's bundle is written on this host; kept until the migration is forgotten (I3). */
   bundlePath: string;
   /** The destination's listen address; null: libvirt's own choice. */

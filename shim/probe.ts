@@ -18,7 +18,7 @@ export const readMs = 30_000;
 
 /** A read with bounded patience. A timeout throws and is no answer. */
 export function read<A, R>(libvirt: LibvirtConnection, procedure: Procedure<A, R>, args: A): Promise<R> {
-  return libvirt.call(procedure, args, { signal: AbortSignal.timeout(readMs) });
+  return libvirt.call(procedure, args, { patienceMs: readMs });
 }
 
 const stateNames: readonly DomainState[] = [

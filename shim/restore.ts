@@ -15,7 +15,7 @@ import type { JournalEntry, Step, Work } from "./ports.ts";
 import { lookUp, persistently, probeDomain } from "./probe.ts";
 import { completeTree } from "./snapshots.ts";
 import { isStripped } from "./source.ts";
-import { readBundleTree, readLiveTree, summaryOf, type Tree, treeOf } from "./tree-reader.ts";
+import { entriesOf, readBundleTree, readLiveTree, summaryOf, type Tree, treeOf } from "./tree-reader.ts";
 
 export const restore: Step<"restore"> = async (work) => {
   const { domain, autostart } = work.command;
@@ -62,7 +62,7 @@ async function goneMeanwhile(): Promise<ReportBodyOf<"restore">> {
  * libvirt: no bucket is needed to go back then, not even one that is away, and what differs is its owner's doing.
  */
 async function restoredTree(
-  work: Pick<Work<"restore">, "command" | "history" | "milestone" | "payloads">,
+  work: Pick<Work<"restore">, "command" | "history" | "milestone" | "payloads" | "bundles">,
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
 ): Promise<Tree> {
@@ -74,13 +74,13 @@ async function restoredTree(
     if (hasExported(work.history) || live.treeSha256 === bundle.treeSha256) return live;
   }
   // Stripped, or the journal is lost and the tree is not the bundle's: a record that is missing may be one we took away.
-  const path = await work.payloads.downloadBundle(bundle);
-  const wanted = await readBundleTree(path);
+  const entries = entriesOf(work, await work.payloads.downloadBundle(bundle));
+  const wanted = await readBundleTree(entries);
   if (!stripped) {
     const live = await readLiveTree(libvirt, dom);
     if ([...wanted.nodes.keys()].every((key) => live.nodes.has(key))) return live;
   }
-  const tree = await completeTree(libvirt, dom, path, wanted, stripped ? "stripped" : "lost");
+  const tree = await completeTree(libvirt, dom, entries, wanted, stripped ? "stripped" : "lost");
   await work.milestone("redefined");
   return tree;
 }

@@ -10,12 +10,19 @@ import { isNoSnapshot } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import type { BundleEntry } from "#protocol/bundle";
-import { readBundle } from "#protocol/bundle-reader";
 import { Fault } from "#protocol/fault";
 import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
 import { read } from "./probe.ts";
 import { withParent } from "./snapshot-xml.ts";
-import { differenceOf, type Listing, nodeKey, readLiveTree, type Tree, type TreeNode } from "./tree-reader.ts";
+import {
+  differenceOf,
+  type Listing,
+  nodeKey,
+  type ReadEntries,
+  readLiveTree,
+  type Tree,
+  type TreeNode,
+} from "./tree-reader.ts";
 
 /**
  * Deletes the metadata of all snapshots of a listing: the leaves first and one call each. DELETE_CHILDREN with
@@ -50,11 +57,11 @@ export interface Redefining {
 export async function redefineFrom(
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
-  path: string,
+  entries: ReadEntries,
   { wanted = () => true, setsCurrent = true, onDone = () => {} }: Redefining = {},
 ): Promise<void> {
   let done = 0;
-  for await (const entry of readBundle(path)) {
+  for await (const entry of entries()) {
     if (entry.kind === "domain" || !wanted(entry)) continue;
     try {
       await redefine(libvirt, dom, entry, setsCurrent && entry.current);
@@ -102,11 +109,11 @@ export type Missing = "stripped" | "lost";
 export async function completeTree(
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
-  path: string,
+  entries: ReadEntries,
   wantedTree: Tree,
   missing: Missing = "lost",
 ): Promise<Tree> {
-  await redefineMissing(libvirt, dom, path, wantedTree, missing);
+  await redefineMissing(libvirt, dom, entries, wantedTree, missing);
   return verifyTree(libvirt, dom, wantedTree, true);
 }
 
@@ -115,7 +122,7 @@ export async function completeTree(
 export async function redefineMissing(
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
-  path: string,
+  entries: ReadEntries,
   wantedTree: Tree,
   missing: Missing,
 ): Promise<readonly string[]> {
@@ -123,7 +130,7 @@ export async function redefineMissing(
   const orphans = missing === "stripped" ? orphansOf(before, wantedTree) : null;
   if (differenceOf(wantedTree, before, true) !== null) {
     const theirs = [...before.nodes.values()].find((node) => node.current && !isOf(wantedTree, node));
-    await redefineFrom(libvirt, dom, path, {
+    await redefineFrom(libvirt, dom, entries, {
       setsCurrent: theirs === undefined,
       wanted: (entry) => {
         if (entry.kind === "domain") return false;

@@ -11,7 +11,6 @@ import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import type { ValueOf } from "#libvirt/shape";
 import type { BundleEntry } from "#protocol/bundle";
-import { writeBundle } from "#protocol/bundle-writer";
 import type { ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { clearAutostart } from "./autostart.ts";
@@ -23,6 +22,7 @@ import { completeTree, redefineMissing, stripSnapshots, verifyTree } from "./sna
 import {
   differenceOf,
   dumpTree,
+  entriesOf,
   type Listing,
   listTree,
   readBundleTree,
@@ -38,7 +38,7 @@ export const exportBundle: Step<"export"> = async (work) => {
   try {
     const dom = await mustLookUp(libvirt, work.command.domain);
     const listing = await listTree(libvirt, dom);
-    const facts = await writeBundle({
+    const facts = await work.bundles.write({
       path: work.bundlePath,
       counts: {
         snapshots: listing.snapshots.length,
@@ -121,8 +121,8 @@ export const begin: Step<"begin"> = async (work) => {
   const { domain, options, bundle } = work.command;
   let stripped = isStripped(work.history);
   let attempts = 0;
-  const path = bundle === null ? null : await work.payloads.downloadBundle(bundle);
-  const wanted = path === null ? null : await readBundleTree(path);
+  const entries = bundle === null ? null : entriesOf(work, await work.payloads.downloadBundle(bundle));
+  const wanted = entries === null ? null : await readBundleTree(entries);
   const markRedefined = async () => {
     await work.milestone("redefined");
     stripped = false;
@@ -130,8 +130,8 @@ export const begin: Step<"begin"> = async (work) => {
 
   return persistently(work, async (libvirt): Promise<ReportBodyOf<"begin">> => {
     const dom = await mustLookUp(libvirt, domain);
-    if (stripped && path !== null && wanted !== null) {
-      await completeTree(libvirt, dom, path, wanted, "stripped");
+    if (stripped && entries !== null && wanted !== null) {
+      await completeTree(libvirt, dom, entries, wanted, "stripped");
       await markRedefined();
     }
     attempts += 1;
@@ -146,7 +146,7 @@ export const begin: Step<"begin"> = async (work) => {
       libvirt.call(procedures.domainMigrateBegin3Params, { dom, params: migrateParams(options), flags });
     let result: BeginResult;
     let strippedMs = 0;
-    if (listing.snapshots.length === 0 || path === null || wanted === null) result = await beginOrFault(callBegin);
+    if (listing.snapshots.length === 0 || entries === null || wanted === null) result = await beginOrFault(callBegin);
     else {
       await work.milestone("stripping", { snapshots: listing.snapshots.length });
       stripped = true;
@@ -162,7 +162,7 @@ export const begin: Step<"begin"> = async (work) => {
         return beginOrFault(callBegin);
       });
       if (!outcome.ok && isNoAnswer(outcome.error)) throw outcome.error;
-      const parentless = await redefineMissing(libvirt, dom, path, wanted, "stripped");
+      const parentless = await redefineMissing(libvirt, dom, entries, wanted, "stripped");
       strippedMs = Math.max(0, Date.parse(work.now()) - startedMs);
       const tree = await verifyTree(libvirt, dom, wanted, true);
       await markRedefined();

@@ -12,10 +12,10 @@ import { isNoCheckpoint, isNoSnapshot, isUnsupported } from "#libvirt/error";
 import type { RemoteCheckpoint, RemoteDomain, RemoteSnapshot } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import type { BundleEntry } from "#protocol/bundle";
-import { readBundle } from "#protocol/bundle-reader";
 import type { TreeSummary } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { TreeDigest, type TreeEntry } from "#protocol/tree";
+import type { Work } from "./ports.ts";
 import { read } from "./probe.ts";
 import { readMomentHead } from "./snapshot-xml.ts";
 import { XmlError } from "./xml-reader.ts";
@@ -155,9 +155,18 @@ export async function readLiveTree(libvirt: LibvirtConnection, dom: RemoteDomain
   return treeOf(dumpTree(libvirt, listing ?? (await listTree(libvirt, dom))));
 }
 
+/** A bundle's entries from their beginning, as often as it is called. */
+export type ReadEntries = () => AsyncIterable<BundleEntry>;
+
+/** How a step reads the bundle at that path. */
+export const entriesOf =
+  ({ bundles }: Pick<Work, "bundles">, path: string): ReadEntries =>
+  () =>
+    bundles.read(path);
+
 /** The tree of a bundle on disk; the bundle's own digest is checked on the way. */
-export function readBundleTree(path: string): Promise<Tree> {
-  return treeOf(readBundle(path));
+export function readBundleTree(entries: ReadEntries): Promise<Tree> {
+  return treeOf(entries());
 }
 
 export async function treeOf(entries: AsyncIterable<BundleEntry> | Iterable<BundleEntry>): Promise<Tree> {

@@ -47,6 +47,8 @@ export type CallOptions = {
    * Use it to go and ask what is true, never to conclude anything.
    */
   readonly signal?: AbortSignal;
+  /** The same after this time. */
+  readonly patienceMs?: number;
 };
 
 export type Subscription = { readonly callbackId: number; cancel(): Promise<void> };
@@ -54,7 +56,7 @@ export type Subscription = { readonly callbackId: number; cancel(): Promise<void
 /** Connects, authenticates (NONE only) and opens `uri`. Rejects with a Libvirt*Error; nothing stays open then. */
 export async function connectLibvirt(options: ConnectOptions): Promise<LibvirtConnection> {
   const socket = await openSocket(options.socketPath, options.signal);
-  const connection = new LibvirtConnection(socket, options);
+  const connection = new SocketConnection(socket, options);
   const abort = (): void => connection.destroy(options.signal?.reason);
   options.signal?.addEventListener("abort", abort, { once: true });
   try {
@@ -100,14 +102,47 @@ function openSocket(socketPath: string, signal: AbortSignal | undefined): Promis
   });
 }
 
-export class LibvirtConnection {
+/** What whoever uses a connection knows of it; the simulation has another one (test/simulation). */
+export interface LibvirtConnection {
+  /** Resolves when the connection has ended, however it ended; never rejects. */
+  readonly closed: Promise<LibvirtClosedError>;
+  /** True until the connection has ended or close() was called. */
+  readonly isOpen: boolean;
+  /**
+   * Calls a procedure. Rejects with LibvirtError (libvirt said no), XdrError (the arguments break a limit; nothing was
+   * sent), or LibvirtClosedError, LibvirtNoAnswerError, LibvirtProtocolError (no answer; see isOutcomeUnknown).
+   */
+  call<A, R>(procedure: Procedure<A, R>, args: A, options?: CallOptions): Promise<R>;
+  /** Lifecycle events of one domain, or of all with `dom` null. The listener must not throw. */
+  onLifecycle(
+    listener: (message: ValueOf<typeof events.lifecycle.message>) => void,
+    dom?: RemoteDomain | null,
+  ): Promise<Subscription>;
+  /** A job ended, with its final statistics; on the source of a migration this comes before Perform's answer. */
+  onJobCompleted(
+    listener: (message: ValueOf<typeof events.jobCompleted.message>) => void,
+    dom?: RemoteDomain | null,
+  ): Promise<Subscription>;
+  onMigrationIteration(
+    listener: (message: ValueOf<typeof events.migrationIteration.message>) => void,
+    dom?: RemoteDomain | null,
+  ): Promise<Subscription>;
+  /**
+   * Says goodbye and ends the connection. Calls that were sent and have no answer by then end with LibvirtClosedError.
+   * May be called often; resolves when the socket is gone.
+   */
+  close(): Promise<void>;
+  /** Drops the socket at once. Prefer close(). */
+  destroy(cause?: unknown): void;
+}
+
+class SocketConnection implements LibvirtConnection {
   readonly #socket: Socket;
   readonly #parser = new FrameParser();
   readonly #calls: CallTable;
   readonly #events: EventTable;
   readonly #onClose: ((error: LibvirtClosedError) => void) | undefined;
   readonly #closedResolve: (error: LibvirtClosedError) => void;
-  /** Resolves when the connection has ended, however it ended; never rejects. */
   readonly closed: Promise<LibvirtClosedError>;
   #closedError: LibvirtClosedError | undefined;
   #closing: Promise<void> | undefined;
@@ -129,15 +164,10 @@ export class LibvirtConnection {
     socket.on("close", () => this.#end("socket", "the socket to libvirt closed"));
   }
 
-  /** True until the connection has ended or close() was called. */
   get isOpen(): boolean {
     return this.#closedError === undefined && this.#closing === undefined;
   }
 
-  /**
-   * Calls a procedure. Rejects with LibvirtError (libvirt said no), XdrError (the arguments break a limit; nothing was
-   * sent), or LibvirtClosedError, LibvirtNoAnswerError, LibvirtProtocolError (no answer; see isOutcomeUnknown).
-   */
   async call<A, R>(procedure: Procedure<A, R>, args: A, options: CallOptions = {}): Promise<R> {
     const payload = encodePayload(procedure.args, args);
     if (this.#closing !== undefined) {
@@ -146,11 +176,12 @@ export class LibvirtConnection {
         sent: false,
       });
     }
-    const reply = await this.#calls.call(procedure.name, procedure.number, payload, { signal: options.signal });
+    const { patienceMs } = options;
+    const signal = patienceMs === undefined ? options.signal : AbortSignal.timeout(patienceMs);
+    const reply = await this.#calls.call(procedure.name, procedure.number, payload, { signal });
     return readReply(procedure, reply);
   }
 
-  /** Lifecycle events of one domain, or of all with `dom` null. The listener must not throw. */
   onLifecycle(
     listener: (message: ValueOf<typeof events.lifecycle.message>) => void,
     dom: RemoteDomain | null = null,
@@ -158,7 +189,6 @@ export class LibvirtConnection {
     return this.#subscribe(events.lifecycle, listener, dom);
   }
 
-  /** A job ended, with its final statistics; on the source of a migration this comes before Perform's answer. */
   onJobCompleted(
     listener: (message: ValueOf<typeof events.jobCompleted.message>) => void,
     dom: RemoteDomain | null = null,
@@ -190,16 +220,11 @@ export class LibvirtConnection {
     };
   }
 
-  /**
-   * Says goodbye and ends the connection. Calls that were sent and have no answer by then end with LibvirtClosedError.
-   * May be called often; resolves when the socket is gone.
-   */
   close(): Promise<void> {
     this.#closing ??= this.#goodbye();
     return this.#closing;
   }
 
-  /** Drops the socket at once. Prefer close(). */
   destroy(cause?: unknown): void {
     this.#end("local", "the connection was dropped here", cause);
   }

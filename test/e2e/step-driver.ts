@@ -13,6 +13,7 @@ import type { Blob, BundleRef } from "#protocol/blob";
 import type { Command, CommandKind, CommandOf, MigrateOptions, Receipt, ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { Progress } from "#protocol/message";
+import { bundleAccess } from "#shim/bundle-files";
 import type { JournalEntry, Payloads, Work } from "#shim/ports";
 import type { StepFault } from "#shim/step-fault";
 import { steps } from "#shim/steps";
@@ -133,6 +134,7 @@ export class Side {
       },
       inventory: () => this.inventory(),
       payloads: this.#payloads,
+      bundles: bundleAccess,
       bundlePath: this.#bundlePath,
       migrationAddress: this.migrationAddress,
       allowPaths: [],

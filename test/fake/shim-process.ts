@@ -5,6 +5,7 @@
 import type { Command, CommandKind, Report, ReportBody } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { UpMessage } from "#protocol/message";
+import { bundleAccess } from "#shim/bundle-files";
 import { Executor } from "#shim/executor";
 import { type FileJournal, openJournal } from "#shim/journal";
 import { MigrationConnections } from "#shim/migration-connections";
@@ -160,6 +161,7 @@ export class Process {
       inventory: async () => new FakeLibvirt() as never,
       payloadsFor: () => ({}) as Payloads,
       bundles: {
+        ...bundleAccess,
         path: (migration) => `/nowhere/${migration}`,
         remove: async (migration) => {
           this.removed.push(migration);

@@ -19,6 +19,7 @@ import type { Blob, BundleRef } from "#protocol/blob";
 import type { BundleEntry } from "#protocol/bundle";
 import { writeBundle } from "#protocol/bundle-writer";
 import type { Command, CommandKind, CommandOf, ReportBodyOf } from "#protocol/command";
+import { bundleAccess } from "#shim/bundle-files";
 import type { JournalEntry, Payloads, Step, Work } from "#shim/ports";
 import { readMomentHead } from "#shim/snapshot-xml";
 import { FakeLibvirtd, Refusal } from "./libvirtd.ts";
@@ -133,6 +134,7 @@ export class StepHost {
       connection: () => this.#connection(),
       inventory: async () => (await this.#connection()).libvirt,
       payloads: this.#payloads(),
+      bundles: bundleAccess,
       bundlePath: "/nowhere",
       migrationAddress: null,
       allowPaths: [],

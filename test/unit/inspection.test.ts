@@ -11,6 +11,7 @@ import { procedures } from "#libvirt/procedures";
 import type { Blob } from "#protocol/blob";
 import type { CommandOf, ReportBodyOf } from "#protocol/command";
 import { Fault, type Finding } from "#protocol/fault";
+import { bundleAccess } from "#shim/bundle-files";
 import { decodeFacts, encodeFacts, type FileFacts, type SourceFacts } from "#shim/facts";
 import { Findings } from "#shim/finding";
 import { noteLockManager } from "#shim/host-facts";
@@ -130,6 +131,7 @@ describe("inspections", () => {
         uploadBundle: unused,
         downloadBundle: unused,
       },
+      bundles: bundleAccess,
       bundlePath: "",
       migrationAddress: null,
       allowPaths: [],
