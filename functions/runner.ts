@@ -425,7 +425,7 @@ function payloadsOf(body: Extract<Report["result"], { ok: true }>["body"]): Payl
     case "prepare":
       return { B: body.cookie };
     case "perform":
-      return { C: body.cookie };
+      return body.cookie === null ? {} : { C: body.cookie };
     case "finish":
       return body.cookie === null ? {} : { D: body.cookie };
     default:

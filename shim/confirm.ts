@@ -9,29 +9,62 @@ import { ErrorCode } from "#libvirt/constants";
 import { isNoDomain, LibvirtError } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
-import type { ReportBodyOf } from "#protocol/command";
+import type { CommandOf, Receipt, ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { textCharsMax } from "#protocol/limits";
 import { putAutostartBack } from "./autostart.ts";
 import { migrateParams } from "./flags.ts";
+import { statedOf } from "./hand-over.ts";
 import { faultOf, isNoAnswer, messageOf } from "./libvirt-fault.ts";
-import { performRefused } from "./perform.ts";
+import { mustBeSigned, readTicket } from "./peer/ticket-check.ts";
+import { performRefused } from "./perform-watch.ts";
 import type { Step, Work } from "./ports.ts";
 import { type Probe, persistently, probeDomain } from "./probe.ts";
 import { undefineDomain } from "./undefine.ts";
 
-/** Ends the migration on the source as the receipt says. */
+/** Ends the migration on the source as the receipt says, if it is one. */
 export const confirm: Step<"confirm"> = async (work) => {
   const { receipt } = work.command;
+  mustCount(work);
   const cookie = work.command.cookie === null ? new Uint8Array(0) : await work.payloads.read(work.command.cookie);
+  return { kind: "confirm", source: await confirmBy(work, receipt, cookie), receipt };
+};
+
+/** I2, I7: signed by the destination that the ticket names, or by the control plane for a person's statement; and not
+ *  otherwise than what the destination has told this host itself. Throws `receipt.refused`. */
+function mustCount({ command, seal, history }: Work<"confirm">): void {
+  const { receipt, migrationId, domain, ticket, options } = command;
+  const stated = statedOf(history);
+  if (stated !== null && stated.receipt.outcome !== receipt.outcome) throw contradicted(stated.receipt, receipt);
+  const of = { migrationId, domainUuid: domain.uuid };
+  if (receipt.evidence === "fenced") mustBeSigned(receipt, { ...of, publicKey: seal.controlKey() });
+  // A domain that is not running has no ticket, and is neither resumed nor stopped by a receipt.
+  else if (ticket !== null || !options.offline)
+    mustBeSigned(receipt, { ...of, publicKey: readTicket(ticket, seal, "source").destination.publicKey });
+}
+
+const contradicted = (known: Receipt, told: Receipt) =>
+  new Fault({
+    code: "receipt.refused",
+    cause: `The destination has stated to this host that the domain is ${known.outcome}; the control plane says ${told.outcome}. Nothing was touched.`,
+    action: "Look at both copies before anything else, and report it as a defect.",
+    retry: "person",
+  });
+
+export type ConfirmWork = Pick<Work, "connection" | "sleep" | "now" | "milestone" | "happened" | "history"> & {
+  command: Pick<CommandOf<"confirm">, "domain" | "options" | "flags">;
+};
+
+/** Does what a receipt says that counts. May be repeated: what is done already is seen and left. */
+export async function confirmBy(work: ConfirmWork, receipt: Receipt, cookie: Uint8Array): Promise<SourceState> {
   const source = await persistently(work, (libvirt, continuous) =>
     receipt.outcome === "started"
       ? giveUp(work, libvirt, continuous, cookie)
       : takeBack(work, libvirt, continuous, cookie),
   );
   await work.milestone("confirmed", { outcome: receipt.outcome, source });
-  return { kind: "confirm", source };
-};
+  return source;
+}
 
 type SourceState = ReportBodyOf<"confirm">["source"];
 
@@ -40,7 +73,7 @@ type SourceState = ReportBodyOf<"confirm">["source"];
  * journalled and returned, for a failure that may follow. A job (55) or domain (42) that libvirt no longer knows is none.
  */
 async function confirm3(
-  work: Work<"confirm">,
+  work: ConfirmWork,
   libvirt: LibvirtConnection,
   dom: RemoteDomain,
   cookieIn: Uint8Array,
@@ -62,7 +95,7 @@ async function confirm3(
 
 /** The receipt says `started`: the source's copy goes. A running one is never touched (I1, I8). */
 async function giveUp(
-  work: Work<"confirm">,
+  work: ConfirmWork,
   libvirt: LibvirtConnection,
   continuous: boolean,
   cookie: Uint8Array,
@@ -102,7 +135,7 @@ function mustNotRun(probe: Extract<Probe, { present: true }>): void {
 
 /** The receipt says `destroyed`: the source goes on. It is resumed only from the pause that the migration made (I2b). */
 async function takeBack(
-  work: Work<"confirm">,
+  work: ConfirmWork,
   libvirt: LibvirtConnection,
   continuous: boolean,
   cookie: Uint8Array,

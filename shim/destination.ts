@@ -161,7 +161,12 @@ export const prepare: Step<"prepare"> = async (work) => {
       flags: destinationFlags(flags),
     });
     await noteAdoption(work, libvirt);
-    return { kind: "prepare", cookie: await work.payloads.write(result.cookieOut), uri: result.uriOut };
+    return {
+      kind: "prepare",
+      cookie: await work.payloads.write(result.cookieOut),
+      uri: result.uriOut,
+      peer: work.seal.peerAddress(),
+    };
   } catch (error) {
     throw faultOf(error, {
       code: "prepare.failed",

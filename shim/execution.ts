@@ -9,7 +9,17 @@ import { Fault, type FaultBody } from "#protocol/fault";
 import type { Progress } from "#protocol/message";
 import type { Clock } from "./clock.ts";
 import type { Log } from "./log.ts";
-import type { BundleAccess, JournalEntry, MigrationConnection, Payloads, Step, Steps, Work } from "./ports.ts";
+import type {
+  BundleAccess,
+  JournalEntry,
+  MigrationConnection,
+  Payloads,
+  Peers,
+  Seal,
+  Step,
+  Steps,
+  Work,
+} from "./ports.ts";
 import { StepFault } from "./step-fault.ts";
 
 /** What a step is given beside its command. */
@@ -22,6 +32,8 @@ export interface Surroundings {
   inventory(): Promise<LibvirtConnection>;
   payloads: Payloads;
   bundles: BundleAccess;
+  peers: Peers;
+  seal: Seal;
   bundlePath: string;
   migrationAddress: string | null;
   allowPaths: readonly string[];
@@ -54,8 +66,15 @@ export async function runStep(
 }
 
 function failed(command: Command, error: unknown, log: Log): Report["result"] {
-  if (error instanceof StepFault && error.sourceState !== undefined)
-    return { ok: false, fault: error.toBody(), sourceState: error.sourceState };
+  if (error instanceof StepFault) {
+    const { sourceState, receipt } = error;
+    return {
+      ok: false,
+      fault: error.toBody(),
+      ...(sourceState === undefined ? {} : { sourceState }),
+      ...(receipt === undefined ? {} : { receipt }),
+    };
+  }
   if (error instanceof Fault) return { ok: false, fault: error.toBody() };
   log.write("error", "a step ended in an error of its own", {
     command: command.id,

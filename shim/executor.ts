@@ -21,7 +21,7 @@ import { InspectionDesk } from "./inspection-desk.ts";
 import type { Log } from "./log.ts";
 import type { MigrationConnections } from "./migration-connections.ts";
 import { connectedMilestone, endsMigration, MigrationRecord } from "./migration-record.ts";
-import type { BundleAccess, Journal, JournalEntry, Payloads, Steps } from "./ports.ts";
+import type { BundleAccess, Journal, JournalEntry, Payloads, Peers, Seal, Steps } from "./ports.ts";
 import { Slots } from "./slots.ts";
 
 /** Exports, stagings and inspections at once: each may hold some MiB of XML, and libvirtd has 20 workers for everybody.
@@ -55,6 +55,8 @@ export interface ExecutorParts {
   connections: MigrationConnections;
   inventory(): Promise<LibvirtConnection>;
   payloadsFor(command: Pick<Command, "id" | "migrationId">): Payloads;
+  peers: Peers;
+  seal: Seal;
   bundles: BundleAccess & { path(migrationId: string): string; remove(migrationId: string): Promise<void> };
   migrationAddress: string | null;
   allowPaths: readonly string[];
@@ -91,6 +93,8 @@ export class Executor {
   readonly #lost = new Map<string, Extract<UpMessage, { type: "lost" }>>();
   /** Commands that were never begun because their intent could not be journalled, with what was answered. */
   readonly #refused = new Map<string, Report>();
+  /** Who waits for the report of a command beside the functions. */
+  readonly #awaited = new Map<string, Set<(report: Report) => void>>();
   #draining = false;
 
   constructor(parts: ExecutorParts) {
@@ -142,6 +146,33 @@ export class Executor {
       this.#enqueue(joined, command, false);
     }
     // A draining shim leaves new migrations to the next one: the functions send the command again.
+  }
+
+  /** As `command`, for a peer or this shim itself that needs the end of it. Joins one that runs. */
+  carryOut(command: Command): Promise<Report> {
+    return new Promise((resolve) => {
+      const waiting = this.#awaited.get(command.id) ?? new Set();
+      this.#awaited.set(command.id, waiting.add(resolve));
+      this.command(command);
+    });
+  }
+
+  /** What is known of a migration that is not over here; null: nothing. */
+  record(migrationId: string): MigrationRecord | null {
+    const lane = this.#lanes.get(migrationId);
+    return lane === undefined || lane.closed ? null : lane.record;
+  }
+
+  /** Every migration that is not over here. */
+  records(): MigrationRecord[] {
+    return [...this.#lanes.values()].filter((lane) => !lane.closed).map((lane) => lane.record);
+  }
+
+  /** Journals a point of a migration outside any of its steps. */
+  async milestone(migrationId: string, commandId: string, name: string, data: Record<string, unknown>): Promise<void> {
+    const lane = this.#lanes.get(migrationId);
+    if (lane === undefined || lane.closed) throw new TypeError(`migration ${migrationId} is over here`);
+    await this.#append(lane, { type: "milestone", at: this.#parts.clock.now(), commandId, name, data });
   }
 
   #known(command: Command, lane: Lane | undefined): Command | undefined {
@@ -321,12 +352,14 @@ export class Executor {
   }
 
   #common(command: Command) {
-    const { inventory, payloadsFor, bundles, migrationAddress, allowPaths, clock, send } = this.#parts;
+    const { inventory, payloadsFor, bundles, peers, seal, migrationAddress, allowPaths, clock, send } = this.#parts;
     let sentAtMs = Number.NEGATIVE_INFINITY;
     return {
       inventory,
       payloads: payloadsFor(command),
       bundles,
+      peers,
+      seal,
       bundlePath: bundles.path(command.migrationId),
       migrationAddress,
       allowPaths,
@@ -397,6 +430,9 @@ export class Executor {
   }
 
   #answer(report: Report): void {
+    const waiting = this.#awaited.get(report.commandId);
+    this.#awaited.delete(report.commandId);
+    for (const resolve of waiting ?? []) resolve(report);
     this.#parts.send({ type: "report", report });
   }
 }

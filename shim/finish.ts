@@ -11,8 +11,10 @@ import { MigrateFlag } from "#libvirt/constants";
 import { isFinishCancelled } from "#libvirt/error";
 import { procedures } from "#libvirt/procedures";
 import { type Blob, blobSchema } from "#protocol/blob";
-import { type MigrateOptions, type Receipt, type ReportBodyOf, receiptSchema } from "#protocol/command";
+import { type Command, type MigrateOptions, type Receipt, type ReportBodyOf, receiptSchema } from "#protocol/command";
 import { Fault, type FaultBody } from "#protocol/fault";
+import { inlineBytesMax } from "#protocol/limits";
+import { receiptSignedText, ticketKindOf } from "#protocol/ticket";
 import { destinationFlags, finishParams } from "./flags.ts";
 import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";
@@ -38,7 +40,13 @@ function lastMilestone<T>(history: readonly JournalEntry[], name: string, schema
 /** What the journal of this migration has decided; null: nothing yet. */
 export const decisionOf = (history: readonly JournalEntry[]) => lastMilestone(history, "finishing", decisionSchema);
 
-type FinishWork = Pick<Work<"finish">, "connection" | "sleep" | "milestone" | "now" | "history" | "payloads">;
+/** How Finish has ended here; null: not yet. */
+export const finishedOf = (history: readonly JournalEntry[]) => lastMilestone(history, "finished", finishedSchema);
+
+type FinishWork = Pick<
+  Work<"finish">,
+  "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "seal"
+> & { command: Pick<Command, "id" | "migrationId"> };
 
 interface FinishCall {
   uuid: string;
@@ -52,7 +60,7 @@ interface FinishCall {
 
 export const finish: Step<"finish"> = async (work) => {
   const { domain, options, flags, cancelled } = work.command;
-  const finished = lastMilestone(work.history, "finished", finishedSchema);
+  const finished = finishedOf(work.history);
   if (finished !== null) return { kind: "finish", ...finished, fault: null };
   const decided = decisionOf(work.history);
   const standing = decided?.cancelled ?? cancelled;
@@ -77,7 +85,7 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
   let look = lookFirst;
   let fault: FaultBody | null = null;
   let cookieOut: Uint8Array | null = null;
-  const receipt = await persistently(work, async (libvirt, continuous): Promise<Receipt> => {
+  const unsigned = await persistently(work, async (libvirt, continuous): Promise<Receipt> => {
     // Offline, what was staged looks like what has arrived: only the call itself tells, and it harms nobody twice.
     if ((look || !continuous) && !(call.options.offline && !call.cancelled)) {
       const seen = await settledOutcome(work, libvirt, call, !continuous);
@@ -108,13 +116,18 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
       throw new Fault(fault, { cause: error });
     }
   });
+  const { migrationId } = work.command;
+  const text = receiptSignedText({ migrationId, domainUuid: call.uuid, receipt: unsigned });
+  const receipt: Receipt = { ...unsigned, signature: work.seal.sign(text) };
   const cookie = cookieOut === null ? null : await cookieBlob(work, cookieOut);
   await work.milestone("finished", { receipt, cookie });
   return { kind: "finish", receipt, cookie, fault: receipt.outcome === "started" || call.cancelled ? null : fault };
 }
 
-/** Cookie D only carries figures to the source's Confirm: a bucket that is away is no reason to keep the receipt back. */
+/** Cookie D only carries figures to the source's Confirm: a bucket that is away is no reason to keep the receipt back, and
+ *  by the ticket nobody waits for a bucket at all. */
 async function cookieBlob(work: FinishWork, bytes: Uint8Array): Promise<Blob | null> {
+  if (ticketKindOf(work.command.id) !== null && bytes.byteLength > inlineBytesMax) return null;
   try {
     return await work.payloads.write(bytes);
   } catch {
@@ -144,7 +157,10 @@ async function settledOutcome(
  * was decided the other way, or the domain runs, it is not touched and `destination.active` says so (I7, I8).
  */
 export async function cancelIncoming(
-  work: Pick<Work<"unstage">, "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "command">,
+  work: Pick<
+    Work<"unstage">,
+    "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "command" | "seal"
+  >,
 ): Promise<boolean> {
   const { domain } = work.command;
   const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));

@@ -16,7 +16,17 @@ const rememberedMax = 256;
 type Inspection = CommandOf<"inspectSource" | "inspectDestination">;
 type Parts = Pick<
   ExecutorParts,
-  "steps" | "inventory" | "payloadsFor" | "bundles" | "migrationAddress" | "allowPaths" | "send" | "clock" | "log"
+  | "steps"
+  | "inventory"
+  | "payloadsFor"
+  | "bundles"
+  | "peers"
+  | "seal"
+  | "migrationAddress"
+  | "allowPaths"
+  | "send"
+  | "clock"
+  | "log"
 >;
 
 export class InspectionDesk {
@@ -91,6 +101,8 @@ async function inspect(parts: Parts, slots: Slots, command: Inspection): Promise
         inventory: parts.inventory,
         payloads: parts.payloadsFor(command),
         bundles: parts.bundles,
+        peers: parts.peers,
+        seal: parts.seal,
         bundlePath: parts.bundles.path(command.migrationId),
         migrationAddress: parts.migrationAddress,
         allowPaths: parts.allowPaths,

@@ -65,6 +65,19 @@ export class MigrationRecord {
     return this.#acknowledged.has(commandId);
   }
 
+  /** Every command that was begun, in order. */
+  intents(): Command[] {
+    return [...this.#intents.values()];
+  }
+
+  /** The command of the Prepare that made the cookie B of that digest; null when the last Prepare made another one. */
+  prepared(cookieSha256: string): string | null {
+    const last = this.intents().findLast((command) => command.kind === "prepare");
+    const result = last === undefined ? undefined : this.#reports.get(last.id)?.result;
+    const body = result?.ok === true && result.body.kind === "prepare" ? result.body : null;
+    return body?.cookie.sha256 === cookieSha256 ? (last?.id ?? null) : null;
+  }
+
   /** Commands whose end is not known, in the order they were begun. */
   unreported(): Command[] {
     return [...this.#intents.values()].filter((command) => !this.#reports.has(command.id));
@@ -84,9 +97,11 @@ export class MigrationRecord {
     return false;
   }
 
-  /** True from Begin or Prepare on, until the part has ended: libvirt may hold something for this migration. */
+  /** True from Begin or Prepare on, until libvirt holds nothing any more for this migration: this side has finished or
+   *  confirmed, or its part has ended. What is left then (a report, settling) a later process does as well. */
   get isInHandshake(): boolean {
-    return [...this.#intents.values()].some((command) => bindingKinds.has(command.kind)) && !this.hasEnded;
+    if (this.hasEnded || this.happened("finished") || this.happened("confirmed")) return false;
+    return [...this.#intents.values()].some((command) => bindingKinds.has(command.kind));
   }
 
   /** True while this host holds an incoming domain: prepared, and Finish not begun. It dies with the connection. */
@@ -128,6 +143,8 @@ export function endsMigration(command: Command, report: Report): boolean {
   if (command.migrationId.startsWith("b_")) return true;
   if (!report.result.ok) return false;
   if (command.kind === "confirm") return command.receipt.outcome === "started";
+  const { body } = report.result;
+  if (body.kind === "perform") return body.ended?.receipt.outcome === "started" && body.ended.source === "gone";
   return finalCommands.has(command.kind);
 }
 

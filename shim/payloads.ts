@@ -9,7 +9,7 @@ import { rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import type { Blob, BundleRef } from "#protocol/blob";
+import type { Blob, BundleRef, HandedBlob } from "#protocol/blob";
 import { alteredBundle } from "#protocol/bundle";
 import { Fault, type FaultCode } from "#protocol/fault";
 import { bundleBytesMax, cookieBytesMax, inlineBytesMax } from "#protocol/limits";
@@ -51,8 +51,8 @@ export function payloadsOf(parts: PayloadParts): Payloads {
   };
 }
 
-async function readBlob(parts: PayloadParts, blob: Blob): Promise<Uint8Array> {
-  const bytes = blob.in === "inline" ? Buffer.from(blob.base64, "base64") : await download(parts, blob);
+async function readBlob(parts: PayloadParts, blob: Blob | HandedBlob): Promise<Uint8Array> {
+  const bytes = blob.in === "bucket" ? await download(parts, blob) : Buffer.from(blob.base64, "base64");
   const sha256 = createHash("sha256").update(bytes).digest("hex");
   if (bytes.byteLength !== blob.bytes || sha256 !== blob.sha256)
     throw new Fault({

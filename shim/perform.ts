@@ -9,21 +9,27 @@ import { ErrorCode, JobOperation } from "#libvirt/constants";
 import { LibvirtError } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
-import { numberOf, type TypedParam } from "#libvirt/typed-param";
-import type { DomainState, ReportBodyOf } from "#protocol/command";
+import { numberOf } from "#libvirt/typed-param";
+import type { DomainState, PeerEnd, ReportBodyOf } from "#protocol/command";
 import { Fault, type FaultBody } from "#protocol/fault";
-import type { Progress } from "#protocol/message";
+import { confirmBy } from "./confirm.ts";
 import { performParams } from "./flags.ts";
-import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
+import { type Armed, arm, armedOf, type Handed, handedOf, handOver, keepResult, type Stated } from "./hand-over.ts";
+import { faultBodyOf, faultOf, isNoAnswer } from "./libvirt-fault.ts";
+import {
+  abortAsked,
+  calledOff,
+  changedAfterBegin,
+  PerformWatch,
+  performing,
+  performRefused,
+  performStatistics,
+} from "./perform-watch.ts";
 import type { Step, Work } from "./ports.ts";
 import { jobStatistics, lookUp, mustLookUp, type Probe, persistently, probeDomain } from "./probe.ts";
 import { StepFault } from "./step-fault.ts";
-import { entriesOf, listTree, nodeKey, readBundleTree, snapshotChanged, type Tree } from "./tree-reader.ts";
+import { entriesOf, readBundleTree, type Tree } from "./tree-reader.ts";
 
-/** Time between two reads of the job's statistics. */
-const progressMs = 500;
-/** The same until the job has been seen once: the snapshot list is compared as soon as the job keeps others out. */
-const jobSoonMs = 25;
 /** How long libvirt is given to resume the source after its own failed Perform, and time between two looks. */
 const resumedMsMax = 30_000;
 const resumedLookMs = 250;
@@ -32,67 +38,126 @@ const endingMsMax = 120_000;
 /** How long the job of a Perform that has been called may take to be seen by an abort; its watch sees it in any case. */
 const abortMsMax = 2_000;
 
-/** Milestones: Perform3 is being called; it never was, because of what stood in its way; somebody wants it to stop. */
-const performing = "performing";
-export const performRefused = "performRefused";
-const abortAsked = "abortAsked";
-
 export const perform: Step<"perform"> = async (work) => {
-  const { domain, options, flags, uri, bundle } = work.command;
-  // An earlier Perform's answer, and cookie C with it, is lost: only the state can be stated.
-  if (work.resumed) throw await failedPerform(work, { error: null, begun: work.happened(performing) });
+  if (work.resumed) return takeUp(work);
+  const { domain, flags, uri, bundle, options, cookie, ticket } = work.command;
   let cookieIn: Uint8Array;
   let wanted: Tree | null;
-
+  let armed: Armed;
   let libvirt: LibvirtConnection;
   let dom: RemoteDomain;
   try {
-    cookieIn = await work.payloads.read(work.command.cookie);
+    cookieIn = await work.payloads.read(cookie);
     wanted = bundle === null ? null : await readBundleTree(entriesOf(work, await work.payloads.downloadBundle(bundle)));
     libvirt = (await work.connection()).libvirt;
     dom = await mustLookUp(libvirt, domain);
     await mustBeIdle(libvirt, domain.uuid);
+    // Last, and while the guest runs: from here on both shims can end it without anybody else.
+    armed = await arm(work, ticket, cookie.sha256);
     if (work.happened(abortAsked)) throw calledOff();
     await work.milestone(performing);
   } catch (error) {
     // Nothing was begun: whatever the domain does, it does not do for this migration.
     await work.milestone(performRefused).catch(() => {});
-    throw await failedPerform(work, { error, begun: false });
+    throw await failedPerform(work, { error, begun: false, armed: null });
   }
+  const release = work.peers.hold(armed.ticket.destination);
   const watch = new PerformWatch(work, dom, wanted);
   watch.start();
-  let cookieOut: Uint8Array;
   try {
-    const params = performParams(options, uri);
-    const call = { dom, dconnuri: null, params, cookieIn, flags };
-    cookieOut = (await libvirt.call(procedures.domainMigratePerform3Params, call)).cookieOut;
-  } catch (error) {
-    throw await failedPerform(work, { error, begun: true, stopped: watch.stopped });
+    let cookieOut: Uint8Array;
+    try {
+      const params = performParams(options, uri);
+      const call = { dom, dconnuri: null, params, cookieIn, flags };
+      cookieOut = (await libvirt.call(procedures.domainMigratePerform3Params, call)).cookieOut;
+    } catch (error) {
+      throw await failedPerform(work, { error, begun: true, armed, stopped: watch.stopped });
+    } finally {
+      watch.end();
+    }
+    // The guest is stopped now: nothing below waits for anybody but the two hosts.
+    const changed = await watch.verdict(libvirt).catch((error: unknown) => afterPerform(error));
+    if (changed !== null) {
+      const fault = typeof changed === "string" ? changedAfterBegin(changed) : changed;
+      throw await givenUp(work, armed, fault.toBody(), "paused");
+    }
+    return await concluded(work, armed, await keepResult(work, cookieOut), dom);
   } finally {
-    watch.end();
-  }
-  // The guest is stopped now: nothing below waits for anybody but this host.
-  let changed: string | null;
-  try {
-    changed = await watch.verdict(libvirt);
-  } catch (error) {
-    throw afterPerform(error, "Perform ended, but the snapshot list could not be compared then", "Migrate again.");
-  }
-  if (changed !== null) throw new StepFault(changedAfterBegin(changed).toBody(), "paused");
-  const statistics = await performStatistics(libvirt, dom);
-  try {
-    return { kind: "perform", cookie: await work.payloads.write(cookieOut), statistics };
-  } catch (error) {
-    throw afterPerform(error, "Perform's cookie could not be sent", "Migrate again when the bucket answers.");
+    release();
   }
 };
 
-/** The memory is over there, but nobody can be told: the way back is open, and the source waits for its receipt (I2). */
-function afterPerform(error: unknown, what: string, action: string): StepFault {
-  return new StepFault(faultBodyOf(error, { code: "perform.failed", retry: "safe", what, action }), "paused");
+/** Perform has succeeded and its result is kept: it is handed over, and the destination's receipt is done. */
+async function concluded(
+  work: Work<"perform">,
+  armed: Armed,
+  handed: Handed,
+  dom: RemoteDomain | null,
+): Promise<ReportBodyOf<"perform">> {
+  const stated = await handOver(work, armed, handed).catch(() => null);
+  const statistics = await statisticsOf(work, dom);
+  const ended = stated === null ? null : await endBy(work, stated);
+  const bytes = Buffer.from(handed.cookie ?? "", "base64");
+  try {
+    return { kind: "perform", cookie: await work.payloads.write(bytes), statistics, ended };
+  } catch (error) {
+    // Only the functions' relay needs cookie C.
+    if (ended !== null) return { kind: "perform", cookie: null, statistics, ended };
+    throw new StepFault(afterPerform(error).toBody(), "paused");
+  }
 }
 
-const changedAfterBegin = (what: string) => snapshotChanged(what, "It was left as it is.");
+/** Figures are no reason to say that Perform has failed. */
+async function statisticsOf(work: Work<"perform">, dom: RemoteDomain | null) {
+  const none = { downtimeMs: null, transferredBytes: null, totalMs: null };
+  if (dom === null) return none;
+  return work
+    .inventory()
+    .then((libvirt) => performStatistics(libvirt, dom))
+    .catch(() => none);
+}
+
+/** Gives the domain up or takes it back. What cannot be done now is asked for again by the functions, from a paused source. */
+async function endBy(work: Work<"perform">, { receipt, cookie, fault }: Stated): Promise<PeerEnd> {
+  const bytes = Buffer.from(cookie ?? "", "base64");
+  const source = await confirmBy(work, receipt, bytes).catch(() => "paused" as const);
+  return { receipt, source, fault };
+}
+
+/** An earlier run of this Perform was cut off. Its answer, and cookie C with it, is lost unless it was kept. */
+async function takeUp(work: Work<"perform">): Promise<ReportBodyOf<"perform">> {
+  const armed = armedOf(work.history);
+  const handed = handedOf(work.history);
+  if (armed !== null && handed?.outcome === "performed") return concluded(work, armed, handed, null);
+  throw await failedPerform(work, { error: null, begun: work.happened(performing), armed });
+}
+
+/** Perform is given up: the destination ends its copy, and the source goes on by the receipt that says so (I2). */
+async function givenUp(
+  work: Work<"perform">,
+  armed: Armed | null,
+  body: FaultBody,
+  state: DomainState | undefined,
+  cause?: unknown,
+): Promise<StepFault> {
+  const stated = armed === null ? null : await handOver(work, armed, await keepResult(work, null)).catch(() => null);
+  if (stated === null) return new StepFault(body, state, { cause });
+  const { receipt } = stated;
+  // Somebody's job that does not end keeps the domain: then nothing is done to it here.
+  if (state === undefined) return new StepFault(body, state, { cause, receipt });
+  const { source } = await endBy(work, stated);
+  return new StepFault(body, source === "gone" ? "nostate" : source, { cause, receipt });
+}
+
+/** The memory is over there, but what has to be known of it here is not. */
+function afterPerform(error: unknown): Fault {
+  return faultOf(error, {
+    code: "perform.failed",
+    retry: "safe",
+    what: "Perform ended, but its end could not be settled on the source",
+    action: "Migrate again when libvirt and the bucket answer.",
+  });
+}
 
 /** Somebody's own job, a `virsh migrate` say, would be watched and aborted as if it were ours. */
 async function mustBeIdle(libvirt: LibvirtConnection, uuid: string): Promise<void> {
@@ -106,145 +171,22 @@ async function mustBeIdle(libvirt: LibvirtConnection, uuid: string): Promise<voi
   });
 }
 
-function calledOff(): Fault {
-  return new Fault({
-    code: "migration.cancelled",
-    cause: "Perform was called off: it was asked to stop before libvirt had begun it, or as soon as it had.",
-    action: "Nothing to do: the domain stays on its source.",
-    retry: "safe",
-  });
-}
-
-/** Watches a running Perform over the inventory connection: progress, whether it is to stop, and once whether the snapshot
- *  list is still the bundle's. */
-class PerformWatch {
-  readonly #work: Work<"perform">;
-  readonly #dom: RemoteDomain;
-  readonly #wanted: Tree | null;
-  #ended = false;
-  #compared = false;
-  #changed: string | null = null;
-  /** Why this watch has aborted Perform; null: it has not. */
-  stopped: Fault | null = null;
-
-  constructor(work: Work<"perform">, dom: RemoteDomain, wanted: Tree | null) {
-    this.#work = work;
-    this.#dom = dom;
-    this.#wanted = wanted;
-  }
-
-  start(): void {
-    void this.#loop();
-  }
-
-  end(): void {
-    this.#ended = true;
-  }
-
-  /** After Perform: what changed, compared now unless it was compared while the job kept everybody out. */
-  async verdict(libvirt: LibvirtConnection): Promise<string | null> {
-    if (!this.#compared) await this.#compare(libvirt);
-    return this.#changed;
-  }
-
-  async #loop(): Promise<void> {
-    while (!this.#ended) {
-      try {
-        const inventory = await this.#work.inventory();
-        const stats = await jobStatistics(inventory, this.#dom, false);
-        if (this.#ended) return;
-        if (stats !== null && numberOf(stats.params, "operation") === JobOperation.MIGRATION_OUT) {
-          if (!this.#compared) await this.#compare(inventory);
-          const stop = this.#reasonToStop();
-          if (stop !== null && this.stopped === null) {
-            // Before the call: Perform may have ended by it when its answer comes.
-            this.stopped = stop;
-            await inventory.call(procedures.domainAbortJob, { dom: this.#dom }).catch(() => {
-              this.stopped = null;
-            });
-          }
-          if (!this.#ended) this.#work.progress(progressOf(stats.params));
-        }
-      } catch {
-        // Progress is a courtesy; Perform's own answer decides, and an abort that came too late is seen in `verdict`.
-      }
-      await this.#work.sleep(this.#compared ? progressMs : jobSoonMs);
-    }
-  }
-
-  #reasonToStop(): Fault | null {
-    if (this.#changed !== null) return changedAfterBegin(this.#changed);
-    return this.#work.happened(abortAsked) ? calledOff() : null;
-  }
-
-  async #compare(libvirt: LibvirtConnection): Promise<void> {
-    const listing = await listTree(libvirt, this.#dom);
-    const names = [
-      ...listing.snapshots.map(({ name }) => nodeKey("snapshot", name)),
-      ...listing.checkpoints.map(({ name }) => nodeKey("checkpoint", name)),
-    ];
-    const nodes = this.#wanted?.nodes ?? new Map();
-    const added = names.find((name) => !nodes.has(name));
-    if (added !== undefined) this.#changed = `the ${added.replace("\n", ' "')}" was added after Begin`;
-    else if (names.length !== nodes.size) this.#changed = "a snapshot was deleted after Begin";
-    else if (listing.current !== null && nodes.get(nodeKey("snapshot", listing.current))?.current !== true)
-      this.#changed = `"${listing.current}" was made current after Begin`;
-    this.#compared = true;
-  }
-}
-
-/** Bytes and milliseconds as libvirt counts them (virDomainGetJobStats). */
-function progressOf(params: readonly TypedParam[]): Progress {
-  const of = (field: string) => numberOf(params, field) ?? 0;
-  return {
-    memory: {
-      totalBytes: of("memory_total"),
-      processedBytes: of("memory_processed"),
-      remainingBytes: of("memory_remaining"),
-      bytesPerSecond: of("memory_bps"),
-      dirtyPagesPerSecond: of("memory_dirty_rate"),
-      iteration: of("memory_iteration"),
-    },
-    disk: {
-      totalBytes: of("disk_total"),
-      processedBytes: of("disk_processed"),
-      remainingBytes: of("disk_remaining"),
-    },
-    elapsedMs: of("time_elapsed"),
-    expectedDowntimeMs: numberOf(params, "downtime") ?? null,
-  };
-}
-
-async function performStatistics(
-  libvirt: LibvirtConnection,
-  dom: RemoteDomain,
-): Promise<ReportBodyOf<"perform">["statistics"]> {
-  const none = { downtimeMs: null, transferredBytes: null, totalMs: null };
-  try {
-    const stats = (await jobStatistics(libvirt, dom, true)) ?? (await jobStatistics(libvirt, dom, false));
-    if (stats === null) return none;
-    return {
-      downtimeMs: numberOf(stats.params, "downtime") ?? null,
-      transferredBytes: numberOf(stats.params, "memory_processed") ?? null,
-      totalMs: numberOf(stats.params, "time_elapsed") ?? null,
-    };
-  } catch {
-    // Perform has succeeded; figures are no reason to say otherwise.
-    return none;
-  }
-}
-
 interface PerformEnd {
   /** Null: an earlier answer was lost. */
   error: unknown;
   /** False: Perform3 was not called, so no job here is ours. */
   begun: boolean;
+  /** With it the destination is asked to end its copy. */
+  armed: Armed | null;
   /** Why it was aborted by its watch. */
   stopped?: Fault | null;
 }
 
 /** Looks at the source until its state is settled, and says what failed. */
-async function failedPerform(work: Work<"perform">, { error, begun, stopped = null }: PerformEnd): Promise<StepFault> {
+async function failedPerform(
+  work: Work<"perform">,
+  { error, begun, armed, stopped = null }: PerformEnd,
+): Promise<StepFault> {
   const lost = error === null || isNoAnswer(error);
   let body: FaultBody;
   if (stopped !== null) body = stopped.toBody();
@@ -265,7 +207,7 @@ async function failedPerform(work: Work<"perform">, { error, begun, stopped = nu
       retry: "safe",
     });
   const state = begun ? await settledState(work, lost) : await stateNow(work);
-  return new StepFault(body, state, error instanceof Error ? { cause: error } : {});
+  return givenUp(work, begun ? armed : null, body, state, error);
 }
 
 async function stateNow(work: Work<"perform">): Promise<DomainState> {

@@ -3,11 +3,12 @@
  * The executor owns order, journal and repetition; a step owns libvirt.
  */
 import type { LibvirtConnection } from "#libvirt/client";
-import type { Blob, BundleRef } from "#protocol/blob";
+import type { Blob, BundleRef, HandedBlob } from "#protocol/blob";
 import type { BundleEntry } from "#protocol/bundle";
 import type { BundleFacts, WriteBundle } from "#protocol/bundle-writer";
 import type { Command, CommandKind, CommandOf, Report, ReportBodyOf } from "#protocol/command";
 import type { Progress } from "#protocol/message";
+import type { PeerAddress } from "#protocol/peer-address";
 import type { PeerReply, PeerRequest, Ticket } from "#protocol/ticket";
 
 /** One line of a migration's journal. Written and fsynced before what it announces happens, and after what it states has happened. */
@@ -34,7 +35,7 @@ export interface Journal {
 
 /** Payloads of a command: inline, or through the bucket by grant; digests checked (`cookie.altered`, `bundle.altered`). */
 export interface Payloads {
-  read(blob: Blob): Promise<Uint8Array>;
+  read(blob: Blob | HandedBlob): Promise<Uint8Array>;
   /** Inline up to 24 KiB, else uploaded. Throws `cookie.tooLarge` above libvirt's 4 MiB. */
   write(bytes: Uint8Array): Promise<Blob>;
   /** Uploads a finished bundle file (content-addressed, If-None-Match) and returns its key. Throws `bundle.unreachable`. */
@@ -62,6 +63,18 @@ export interface Peers {
   hold(to: Ticket["destination"]): () => void;
 }
 
+/** Who this host is to others, and whom it believes. */
+export interface Seal {
+  hostId: string;
+  /** Of the key that enrolment bound to this host; raw, base64url. */
+  publicKey: string;
+  sign(text: string): string;
+  /** The key by which the control plane signs tickets; null: this host was never told one. */
+  controlKey(): string | null;
+  /** Where this host's own peer channel listens; null: nowhere. */
+  peerAddress(): PeerAddress | null;
+}
+
 /** The libvirt connection that a migration keeps from its first command to its last. */
 export interface MigrationConnection {
   libvirt: LibvirtConnection;
@@ -86,6 +99,8 @@ export interface Work<K extends CommandKind = CommandKind> {
   inventory(): Promise<LibvirtConnection>;
   payloads: Payloads;
   bundles: BundleAccess;
+  peers: Peers;
+  seal: Seal;
   /** Where this migration's bundle is written on this host; kept until the migration is forgotten (I3). */
   bundlePath: string;
   /** The destination's listen address; null: libvirt's own choice. */

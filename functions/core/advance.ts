@@ -207,7 +207,7 @@ const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
       transferredBytes,
       touched: { ...draft.state.touched, performed: true },
     }),
-    { side: "source", ms, note: `cookie C of ${body.cookie.bytes} bytes` },
+    { side: "source", ms, note: `cookie C of ${body.cookie?.bytes ?? "unknown"} bytes` },
   );
   return body.ended === null ? enter(noted, "finishing", "finish") : endedByPeers(noted, body.ended);
 };

@@ -26,6 +26,16 @@ export const bucketBlobSchema = z.object({
   bytes: blobBytesSchema,
 });
 
+/** A cookie that came from shim to shim: whole, whatever its size, because the guest is stopped while it travels. It is in
+ *  no message to or from the functions. */
+export const handedBlobSchema = z.object({
+  in: z.literal("handed"),
+  base64: z.string().check(z.maxLength(Math.ceil(cookieBytesMax / 3) * 4), z.regex(/^[A-Za-z0-9+/]*={0,2}$/)),
+  sha256: sha256Schema,
+  bytes: blobBytesSchema,
+});
+export type HandedBlob = z.infer<typeof handedBlobSchema>;
+
 export const blobSchema = z.discriminatedUnion("in", [inlineBlobSchema, bucketBlobSchema]);
 export type Blob = z.infer<typeof blobSchema>;
 export type InlineBlob = z.infer<typeof inlineBlobSchema>;

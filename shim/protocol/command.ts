@@ -4,7 +4,7 @@
  * asks for a grant when it needs one. Every command carries the migration's epoch and a shim refuses a lower one (I5).
  */
 import * as z from "zod/mini";
-import { blobSchema, bundleRefSchema, sha256Schema } from "./blob.ts";
+import { blobSchema, bundleRefSchema, handedBlobSchema, sha256Schema } from "./blob.ts";
 import { faultSchema, findingSchema } from "./fault.ts";
 import { checkpointsMax, nameCharsMax, snapshotsMax } from "./limits.ts";
 import { peerAddressSchema } from "./peer-address.ts";
@@ -82,7 +82,7 @@ export const commandSchema = z.discriminatedUnion("kind", [
   z.object({
     ...head,
     kind: z.literal("finish"),
-    cookie: z.nullable(blobSchema),
+    cookie: z.nullable(z.union([blobSchema, handedBlobSchema])),
     cancelled: z.boolean(),
     options: migrateOptionsSchema,
     flags: z.int(),
@@ -218,7 +218,8 @@ export const reportBodySchema = z.discriminatedUnion("kind", [
   }),
   z.object({
     kind: z.literal("perform"),
-    cookie: blobSchema,
+    /** Cookie C. Null: the shims have ended it, so nobody needs it, and it could not be stored. */
+    cookie: z.nullable(blobSchema),
     statistics: z.object({
       downtimeMs: z.nullable(z.number()),
       transferredBytes: z.nullable(z.number()),
