@@ -120,4 +120,9 @@ function attempt(
 const causeText = (error: Error): string =>
   error instanceof AggregateError ? error.errors.map((each: unknown) => causeOf(each)).join(", ") : causeOf(error);
 
-const causeOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+const causeOf = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error);
+  // OpenSSL's own words; its whole message names threads and source lines.
+  if ("reason" in error && typeof error.reason === "string") return `TLS: ${error.reason}`;
+  return error.message.trim();
+};
