@@ -29,6 +29,7 @@ export const commands: readonly CommandSpec[] = [
       libvirt: { value: "SOCKET|URI", summary: "libvirt's socket or URI" },
       "migration-address": { value: "ADDR", summary: "address on which this host receives domains" },
       "peer-listen": { value: "ADDR:PORT", summary: "where other shims reach this one" },
+      "peer-advertise": { value: "ADDR:PORT", summary: "what they are told, where addresses are translated" },
       "allow-path": { value: "DIR", summary: "disks may lie below it; repeatable", multiple: true },
     },
     summary: "the host shim",
@@ -158,9 +159,25 @@ export const commands: readonly CommandSpec[] = [
   {
     words: ["migration", "cancel"],
     positionals: ["ID"],
-    options: { json },
-    summary: "turn back: the domain stays on its source",
-    load: async () => (await import("./migration-commands.ts")).cancelMigration,
+    options: { "no-wait": { summary: "only ask, do not wait for what becomes of it" }, json },
+    summary: "turn back: the domain stays on its source; exit 0 it does, 1 too late, 4 stranded, 5 not known yet",
+    load: async () => (await import("./cancel-command.ts")).cancelMigration,
+  },
+  {
+    words: ["migration", "resolve"],
+    positionals: ["ID"],
+    options: {
+      fenced: {
+        value: "HOST",
+        summary: "its source or destination that stays away; it must be powered off for certain",
+      },
+      reason: { value: "TEXT", summary: "why that is certain; it is recorded with your token's name" },
+      yes: { summary: "do not ask for the host's name again" },
+      "no-wait": { summary: "do not wait for the end" },
+      json,
+    },
+    summary: "state that a host is fenced, so that a stranded migration ends without it; exit codes as of migrate",
+    load: async () => (await import("./resolve-command.ts")).resolveMigration,
   },
   {
     words: ["bundle", "export"],

@@ -37,6 +37,8 @@ export interface Pace {
   lostSightMs: number;
   /** Between two looks at a bundle task. */
   pollMs: number;
+  /** The outcome of a cancel is waited for this long: the way back of a large tree takes a minute. */
+  verdictMsMax: number;
 }
 export const paceDefault: Pace = {
   retryMs: 500,
@@ -44,6 +46,7 @@ export const paceDefault: Pace = {
   silenceMsMax: 30_000,
   lostSightMs: 10 * 60_000,
   pollMs: 500,
+  verdictMsMax: 5 * 60_000,
 };
 
 export interface CommandContext {

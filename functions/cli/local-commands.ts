@@ -36,6 +36,7 @@ export const shim: Run = async ({ terminal, signal, env }, invocation) => {
     libvirt: invocation.text("libvirt"),
     "migration-address": invocation.text("migration-address"),
     "peer-listen": invocation.text("peer-listen"),
+    "peer-advertise": invocation.text("peer-advertise"),
     ...(allowPaths.length > 0 ? { "allow-path": allowPaths } : {}),
   };
   return runShim({ ...shimOptions(values, env), out: terminal.out, err: terminal.err, signal });

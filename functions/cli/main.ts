@@ -19,8 +19,22 @@ process.stdout.on("error", (error: Error & { code?: string }) => {
   throw error;
 });
 
+/** One line of stdin; empty when it ends or Ctrl-C comes first. */
+async function readLine(): Promise<string> {
+  const { createInterface } = await import("node:readline");
+  const reader = createInterface({ input: process.stdin, signal: stop.signal });
+  try {
+    return await new Promise<string>((resolve) => {
+      reader.once("line", resolve);
+      reader.once("close", () => resolve(""));
+    });
+  } finally {
+    reader.close();
+  }
+}
+
 process.exitCode = await runCli(process.argv.slice(2), {
-  terminal: streamTerminal(process.stdout, process.stderr),
+  terminal: streamTerminal(process.stdout, process.stderr, process.stdin.isTTY ? readLine : undefined),
   env: process.env,
   signal: stop.signal,
   pace: paceDefault,

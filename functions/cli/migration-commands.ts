@@ -1,4 +1,4 @@
-/** `vmferry migrations` and `vmferry migration show/watch/cancel`. */
+/** `vmferry migrations` and `vmferry migration show/watch`. */
 import { migrationSchema, migrationSummarySchema } from "../http/migration-resource.ts";
 import type { Run } from "./command.ts";
 import { exitCodes } from "./exit-code.ts";
@@ -6,7 +6,7 @@ import { watchToEnd } from "./migrate-command.ts";
 import { storyLines } from "./migration-story.ts";
 import { printTable } from "./table.ts";
 
-const migrationPath = (id: string) => `/v1/migrations/${encodeURIComponent(id)}`;
+export const migrationPath = (id: string) => `/v1/migrations/${encodeURIComponent(id)}`;
 
 export const listMigrations: Run = async (context, invocation) => {
   const client = await context.connect();
@@ -41,19 +41,4 @@ export const watchMigration: Run = async (context, invocation) => {
   const client = await context.connect();
   const { id } = await client.ask(migrationPath(invocation.positional("ID")), migrationSchema);
   return watchToEnd(context, client, id, invocation.flag("json"));
-};
-
-export const cancelMigration: Run = async (context, invocation) => {
-  const { terminal } = context;
-  const client = await context.connect();
-  const path = `${migrationPath(invocation.positional("ID"))}/cancel`;
-  const migration = await client.ask(path, migrationSchema, { method: "POST" });
-  if (invocation.flag("json")) terminal.json(migration);
-  else {
-    terminal.out(
-      `${migration.id}: cancelling in ${migration.step}; ${migration.domain.name} stays on ${migration.source}`,
-    );
-    terminal.err(`See how it ends: vmferry migration watch ${migration.id}`);
-  }
-  return exitCodes.ok;
 };

@@ -28,7 +28,9 @@ function headLines(migration: Migration): string[] {
   ];
 }
 
-function factLines({ snapshots, progress, strippedMs, receipt }: Migration): string[] {
+const cancelText = { pending: "not decided yet", won: "in time", late: "too late" } as const;
+
+function factLines({ snapshots, progress, strippedMs, receipt, cancel, fenced, sweep }: Migration): string[] {
   return [
     `snapshots    ${snapshots.total}, staged ${snapshots.staged}, verified ${snapshots.verified}`,
     ...(strippedMs === null ? [] : [`stripped     the source lacked its metadata for ${durationText(strippedMs)}`]),
@@ -37,6 +39,11 @@ function factLines({ snapshots, progress, strippedMs, receipt }: Migration): str
       ? []
       : [`blackout     ${durationText(progress.blackoutMs)} as libvirt measured it`]),
     ...(receipt === null ? [] : [`receipt      ${receipt.outcome} at ${receipt.at}, known by ${receipt.evidence}`]),
+    ...(cancel === null ? [] : [`cancel       by ${cancel.by} at ${cancel.at}: ${cancelText[cancel.outcome]}`]),
+    ...(fenced === null ? [] : [`fenced       ${fenced.host} by ${fenced.by} at ${fenced.at}: ${fenced.reason}`]),
+    ...(sweep.length === 0
+      ? []
+      : [`owed         ${sweep.join(", ")} by ${fenced?.host ?? "the fenced host"} when it returns`]),
   ];
 }
 

@@ -63,7 +63,7 @@ export class MigrationView implements Watcher {
 
   #draw(): void {
     const migration = this.#newest;
-    if (migration === null || migration.step === "ended") {
+    if (migration === null || migration.endedAt !== null) {
       this.#terminal.status(null);
       return;
     }
@@ -91,6 +91,11 @@ export function printOutcome(terminal: Terminal, migration: Migration, json: boo
   } else
     terminal.out(
       `${status}: ${domain.name} ${status === "stranded" ? "needs a person" : `stays on ${source}`} (${migration.id})`,
+    );
+  const { fenced, sweep } = migration;
+  if (!json && fenced !== null && sweep.length > 0)
+    terminal.err(
+      `When ${fenced.host} returns, its shim sweeps what it keeps of this by itself; keep it fenced until then.`,
     );
   if (exit !== exitCodes.ok && error !== null) {
     terminal.err(`vmferry: ${error.code}: ${error.cause}`);

@@ -11,6 +11,8 @@ export interface Terminal {
   json(value: unknown): void;
   /** A line on stderr that the next one replaces; nothing where stderr is no terminal. */
   status(line: string | null): void;
+  /** A line that a person types; null where nobody sits: stdin or stderr is no terminal. */
+  question(prompt: string): Promise<string | null>;
   /** Whether stderr is a terminal. */
   readonly isTty: boolean;
   /** Width of stderr in characters. */
@@ -44,10 +46,11 @@ export function durationText(ms: number): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** A terminal over two streams. */
+/** A terminal over two streams; `readLine` reads what a person types, and is absent where nobody does. */
 export function streamTerminal(
   stdout: { write(text: string): unknown },
   stderr: { write(text: string): unknown; isTTY?: boolean; columns?: number },
+  readLine?: () => Promise<string>,
 ): Terminal {
   let standing = false;
   const isTty = stderr.isTTY === true;
@@ -67,6 +70,12 @@ export function streamTerminal(
     err(line) {
       clear();
       stderr.write(`${line.split("\n").map(printable).join("\n")}\n`);
+    },
+    async question(prompt) {
+      if (!isTty || readLine === undefined) return null;
+      clear();
+      stderr.write(`${printable(prompt)} `);
+      return (await readLine()).trim();
     },
     json(value) {
       clear();

@@ -40,7 +40,7 @@ export async function follow(
         version = migration.version;
         watcher.changed(migration);
         // A stranded one may yet go on, but whoever waits here has to act now.
-        if (migration.step === "ended" || migration.status === "stranded") return migration;
+        if (migration.endedAt !== null || migration.status === "stranded") return migration;
       }
     } catch (error) {
       signal.throwIfAborted();

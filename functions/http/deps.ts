@@ -1,9 +1,9 @@
 /**
- * What the HTTP face needs: the ports it reads and the three things it may ask of the runner. Stated here and not
+ * What the HTTP face needs: the ports it reads and the few things it may ask of the runner. Stated here and not
  * imported from the runner, so that the app says what it uses and tests can give it less.
  */
 import type { BundleRef } from "#protocol/blob";
-import type { DomainRef, MigrateOptions } from "#protocol/command";
+import type { DomainRef, MigrateOptions, Side } from "#protocol/command";
 import type { BundleTask } from "../core/bundle-task.ts";
 import type { HostRef, MigrationState } from "../core/state.ts";
 import type { Ports } from "../ports.ts";
@@ -27,6 +27,8 @@ export interface Requests {
   }): Promise<BundleTask>;
   /** Throws `request.notFound`, `request.conflict`. */
   cancel(id: string, by: string): Promise<MigrationState>;
+  /** A person's statement that a side's host is fenced. Throws `request.notFound`, `request.conflict`. */
+  resolve(id: string, statement: { by: string; reason: string; fenced: Side }): Promise<MigrationState>;
 }
 
 export interface AppDeps {

@@ -59,7 +59,8 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
     let seen = watch.seenVersion;
     yield `retry: ${idleMs}\n\n`;
     for (;;) {
-      const isEnd = state.step === "ended";
+      // What a fenced host sweeps later changes nothing for a watcher.
+      const isEnd = state.endedAt !== null;
       if (state.version > seen) {
         seen = state.version;
         yield eventText({

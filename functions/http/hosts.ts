@@ -78,14 +78,20 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
       faults: ["host.absent", "request.conflict"],
       async handle({ param, principal }) {
         const host = await hostNamed(ports, param("host"));
-        const [migration] = await ports.migrations.migrationsOf(host.id);
-        if (migration !== undefined)
-          throw fault(
-            "request.conflict",
-            `Host ${host.name} takes part in ${migration}, which has not ended.`,
-            `Wait for its end: vmferry migration watch ${migration}.`,
-            "safe",
-          );
+        const owed: string[] = [];
+        for (const migration of await ports.migrations.migrationsOf(host.id)) {
+          // One that has ended without this host only waits to sweep it, which nobody can when it is gone.
+          const state = await ports.migrations.load(migration);
+          if (state !== null && state.endedAt !== null) owed.push(migration);
+          else
+            throw fault(
+              "request.conflict",
+              `Host ${host.name} takes part in ${migration}, which has not ended.`,
+              `Wait for its end: vmferry migration watch ${migration}.`,
+              "safe",
+            );
+        }
+        for (const migration of owed) await ports.migrations.unpoint([host.id], migration);
         await ports.hosts.remove(host.id);
         await ports.sockets.drop(host.id, "the host was removed");
         ports.log.write("info", "host removed", { host: host.name, by: principal.name });

@@ -4,7 +4,7 @@
  */
 import * as z from "zod/mini";
 import { sha256Schema } from "#protocol/blob";
-import { domainRefSchema, receiptSchema, sideSchema } from "#protocol/command";
+import { commandKindSchema, domainRefSchema, receiptSchema, sideSchema } from "#protocol/command";
 import { faultCodes, findingSchema, libvirtFaultSchema } from "#protocol/fault";
 import { type Progress, progressSchema } from "#protocol/message";
 import { type MigrationState, type Step, type StoredBlob, statusSchema } from "../core/state.ts";
@@ -23,6 +23,7 @@ export const stepWordSchema = z.enum([
   "abort",
   "restore",
   "unstage",
+  "sweep",
   "ended",
 ]);
 export type StepWord = z.infer<typeof stepWordSchema>;
@@ -43,6 +44,7 @@ export const stepWords: Record<Step, StepWord> = {
   abortingConfirm: "abort",
   restoring: "restore",
   unstaging: "unstage",
+  sweeping: "sweep",
   ended: "ended",
 };
 
@@ -107,6 +109,14 @@ export const migrationSchema = z.object({
     }),
   ),
   receipt: z.nullable(receiptSchema),
+  /** A person's wish to stop, and whether it came in time: `won` it is cancelled, `late` it ended otherwise. */
+  cancel: z.nullable(z.object({ by: z.string(), at: z.string(), outcome: z.enum(["pending", "won", "late"]) })),
+  /** A person's statement that this host runs nothing any more. */
+  fenced: z.nullable(
+    z.object({ host: z.string(), side: sideSchema, by: z.string(), reason: z.string(), at: z.string() }),
+  ),
+  /** What the fenced host still has to undo when it returns; the migration's result does not depend on it. */
+  sweep: z.array(commandKindSchema),
   findings: z.array(findingSchema),
   timeline: z.array(
     z.object({
@@ -158,7 +168,7 @@ export function migrationRow(summary: MigrationSummary): MigrationRow {
 
 /** The whole resource. `progress` is the newest that passed through the source's socket; null when none did. */
 export function migrationResource(state: MigrationState, progress: Progress | null): Migration {
-  const { bundle, failure, options } = state;
+  const { bundle, failure, fenced, options } = state;
   const found = (severity: "blocker" | "risk") => state.findings.filter((finding) => finding.severity === severity);
   return {
     ...migrationRow(state),
@@ -201,6 +211,9 @@ export function migrationResource(state: MigrationState, progress: Progress | nu
             treeSha256: bundle.treeSha256,
           },
     receipt: state.receipt,
+    cancel: state.cancel,
+    fenced: fenced === null ? null : { host: state[fenced.side].name, ...fenced },
+    sweep: state.sweep,
     findings: state.findings,
     timeline: state.timeline.map(({ at, step, side, ms, note }) => ({ at, step: stepWords[step], side, ms, note })),
     error:

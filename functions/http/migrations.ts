@@ -1,4 +1,4 @@
-/** Migrations: request, list, look, watch, cancel. What the records alone can refuse is refused before anything is made. */
+/** Migrations: request, list, look, watch, cancel, resolve. What the records alone can refuse is refused before anything is made. */
 import * as z from "zod/mini";
 import { migrationIdSchema, nameSchema } from "#protocol/command";
 import type { MigrationState } from "../core/state.ts";
@@ -12,9 +12,13 @@ import { eventsIdleMs } from "./limits.ts";
 import { migrationResource, migrationRow, migrationSchema, migrationSummarySchema } from "./migration-resource.ts";
 import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
 import { fault } from "./problem.ts";
+import { fencedSide } from "./resolution.ts";
 import { type Route, route } from "./route.ts";
 
 const tag = "migrations";
+
+/** What a person writes into the story for those who ask later why. */
+const reasonCharsMax = 500;
 
 const migrationBodySchema = z.strictObject({
   /** Name or UUID; a name that is not unique over the fleet needs `source`. */
@@ -132,7 +136,7 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         const state = await stateOf(param("id"));
         // Progress is decoration: a socket that cannot be asked must not hide the migration.
         const progress =
-          state.step === "ended" ? null : await ports.sockets.progress(state.source.id, state.id).catch(() => null);
+          state.endedAt !== null ? null : await ports.sockets.progress(state.source.id, state.id).catch(() => null);
         return { value: migrationResource(state, progress) };
       },
     }),
@@ -151,7 +155,7 @@ export function migrationRoutes(deps: AppDeps): Route[] {
       async handle({ param, context }) {
         const state = await stateOf(param("id"));
         const seen = Number.parseInt(context.req.header("last-event-id") ?? "", 10);
-        if (state.step === "ended" && seen >= state.version) return new Response(null, { status: 204 });
+        if (state.endedAt !== null && seen >= state.version) return new Response(null, { status: 204 });
         return new Response(
           eventStream({
             ports,
@@ -169,13 +173,44 @@ export function migrationRoutes(deps: AppDeps): Route[] {
       method: "POST",
       path: "/v1/migrations/:id/cancel",
       tag,
-      summary: "Cancel: before and during Perform the domain stays on its source; later it is too late",
+      summary:
+        "Cancel: before the destination has decided to start the domain it stays on its source; later it is too late. `cancel.outcome` says which",
       access: "token",
-      reply: { status: 202, description: "The way back has begun", schema: migrationSchema },
+      reply: {
+        status: 202,
+        description: "The wish is recorded; its outcome is known when the migration has ended",
+        schema: migrationSchema,
+      },
       faults: ["request.notFound", "request.conflict"],
       async handle({ param, principal }) {
         const { id } = await stateOf(param("id"));
         return { status: 202, value: migrationResource(await runner.cancel(id, principal.name), null) };
+      },
+    }),
+    route({
+      method: "POST",
+      path: "/v1/migrations/:id/resolve",
+      tag,
+      summary:
+        "State that a host that stays away is fenced (runs nothing and will not by itself), so that the migration can end without it",
+      access: "token",
+      body: z.strictObject({
+        /** Name or id of the migration's source or destination. */
+        fenced: nameSchema,
+        reason: z.string().check(z.minLength(1), z.maxLength(reasonCharsMax)),
+      }),
+      reply: { status: 202, description: "It goes on without that host", schema: migrationSchema },
+      faults: ["request.notFound", "request.conflict", "host.absent"],
+      async handle({ param, body, principal }) {
+        const state = await stateOf(param("id"));
+        const fenced = await fencedSide(ports, state, body.fenced);
+        return {
+          status: 202,
+          value: migrationResource(
+            await runner.resolve(state.id, { by: principal.name, reason: body.reason, fenced }),
+            null,
+          ),
+        };
       },
     }),
   ];

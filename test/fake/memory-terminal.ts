@@ -14,11 +14,14 @@ export interface RunOptions {
   pace?: Partial<Pace>;
   isTty?: boolean;
   signal?: AbortSignal;
+  /** What a person types at each question. */
+  typed?: readonly string[];
   /** Called with everything on stderr so far, each time something is written there. */
   onErr?: (err: string) => void;
 }
 
 export async function run(argv: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  const typed = options.typed === undefined ? undefined : [...options.typed];
   const ran: Ran = { exit: -1, out: "", err: "" };
   const context: CliContext = {
     terminal: streamTerminal(
@@ -31,6 +34,7 @@ export async function run(argv: readonly string[], options: RunOptions = {}): Pr
         isTTY: options.isTty === true,
         columns: 100,
       },
+      typed === undefined ? undefined : async () => typed.shift() ?? "",
     ),
     env: options.env ?? {},
     signal: options.signal ?? new AbortController().signal,
