@@ -86,8 +86,8 @@ export class Running {
 
 export interface FleetOptions {
   hosts: readonly Host[];
-  /** More words for `vmferry up`, such as `--s3 URL`. */
-  up?: readonly string[];
+  /** More words for `vmferry up`, such as `--s3 URL`; a function of the port that it will listen on. */
+  up?: readonly string[] | ((port: number) => Promise<readonly string[]>);
   /** The address that shims connect to, when a proxy stands in between; a function of the control plane's port and the host. */
   shimUrl?: (port: number, host: Host) => Promise<string>;
   /**
@@ -95,6 +95,8 @@ export interface FleetOptions {
    * configuration, hostname and mounts. The others see the machine's.
    */
   inside?: (host: Host) => boolean;
+  /** More words and variables for a host's shim, such as `--peer-listen ADDR:PORT`. Asked at each of its starts. */
+  shim?: (host: Host) => Promise<{ words: readonly string[]; env: Readonly<Record<string, string>> }>;
   /** Run the built bundles in dist/ instead of the sources. */
   built?: boolean;
   log?: (line: string) => void;
@@ -126,13 +128,14 @@ export class Fleet {
 
   /** Starts, or starts again on the same data. */
   async startControlPlane(): Promise<Running> {
+    const { up = [] } = this.#options;
     const words = [
       "up",
       "--listen",
       `127.0.0.1:${this.port}`,
       "--data",
       join(this.dir, "data"),
-      ...(this.#options.up ?? []),
+      ...(typeof up === "function" ? await up(this.port) : up),
     ];
     const running = new Running("vmferry up", this.#command("vmferry.mjs", words), this.env);
     this.controlPlane = running;
@@ -151,6 +154,7 @@ export class Fleet {
       ? []
       : ["--join", (await this.mustRun(["join-token", "create"])).stdout.trim().split(/\s+/).at(-1) ?? ""];
     const url = (await this.#options.shimUrl?.(this.port, host)) ?? this.url;
+    const more = await this.#options.shim?.(host);
     const words = [
       "--url",
       url,
@@ -163,11 +167,12 @@ export class Fleet {
       "--migration-address",
       host.migrationAddress,
       ...join_,
+      ...(more?.words ?? []),
     ];
     const plain =
       this.#options.built === true ? this.#command("shim.mjs", words) : this.#command("", ["shim", ...words]);
     const command = this.#options.inside?.(host) === true ? await insideOf(host, plain) : plain;
-    const running = new Running(`vmferry shim ${host.name}`, command, this.env);
+    const running = new Running(`vmferry shim ${host.name}`, command, { ...this.env, ...more?.env });
     this.shims.set(host.name, running);
     await running.says(`vmferry shim: connected as ${host.name}`);
     return running;

@@ -20,7 +20,8 @@ const wantedModules = ["virtio_pci", "virtio_blk"];
 /**
  * `tick N` on the serial port near 100 Hz (measured 90: the loop's own work comes on top of its 10 ms), `disk N` once N
  * is appended to counter.log on the disk and synced. The disk writer is a process of its own: a sync must not delay ticks.
- * `read -t` instead of usleep: no fork per tick, a quarter of the host's CPU.
+ * `read -t` instead of usleep: no fork per tick, a quarter of the host's CPU. What the kernel does not know of its command
+ * line is in init's environment: `tick_s` and `disk_ticks` make it finer where a blackout is measured.
  */
 const initScript = `#!/bin/busybox sh
 b=/bin/busybox
@@ -40,12 +41,14 @@ exec 4<>/never 5<>/counts
 read up idle </proc/uptime
 echo "boot $up"
 n=0
-next=100
+tick_s=\${tick_s:-0.01}
+disk_ticks=\${disk_ticks:-100}
+next=$disk_ticks
 while :; do
   n=$((n+1))
   echo "tick $n"
-  if [ $n -ge $next ]; then echo $n >&5; next=$((n+100)); fi
-  read -t 0.01 x <&4
+  if [ $n -ge $next ]; then echo $n >&5; next=$((n+disk_ticks)); fi
+  read -t $tick_s x <&4
 done
 `;
 

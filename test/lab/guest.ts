@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { guestImage } from "./guest-image.ts";
 import type { Host } from "./host.ts";
-import { SerialWitness } from "./serial-witness.ts";
+import { SerialWitness, type SerialWitnessOptions } from "./serial-witness.ts";
 import { escapeXml } from "./virsh.ts";
 
 const run = promisify(execFile);
@@ -28,6 +28,8 @@ export interface DomainXmlOptions {
   readonly kernel: string;
   readonly initramfs: string;
   readonly cmdline: string;
+  /** QEMU writes all of the serial output to this file as well; a path that is another file on each host tells who wrote it. */
+  readonly serialCopy?: string;
   readonly memoryMiB?: number;
   /** Inner XML of `<metadata>`: elements with a namespace of their own. */
   readonly metadata?: string;
@@ -42,6 +44,7 @@ export interface DomainXmlOptions {
 
 /** XML of the counting guest. Plain emulation (`type='qemu'`): KVM is not everywhere. */
 export function domainXml(options: DomainXmlOptions): string {
+  const copy = options.serialCopy === undefined ? "" : `<log file='${escapeXml(options.serialCopy)}' append='on'/>`;
   return `<domain type='qemu'>
   <name>${escapeXml(options.name)}</name>
   <uuid>${options.uuid}</uuid>
@@ -71,10 +74,12 @@ export function domainXml(options: DomainXmlOptions): string {
     <memballoon model='none'/>
     <serial type='file'>
       <source path='${escapeXml(options.serialLog)}' append='on'/>
+      ${copy}
       <target port='0'/>
     </serial>
     <console type='file'>
       <source path='${escapeXml(options.serialLog)}' append='on'/>
+      ${copy}
       <target type='serial' port='0'/>
     </console>
     ${options.extraDevices ?? ""}
@@ -99,6 +104,13 @@ export interface GuestOptions {
    * different file on each host (`serialLogOn`), so two running copies show as two files that grow.
    */
   readonly serial?: "shared" | "perHost";
+  /** Besides the shared log each host keeps a copy of what its own QEMU wrote (`serialCopyOn`). */
+  readonly serialCopies?: boolean;
+  /** Pause between two ticks in ms, default 10; and ticks between two lines on the disk, default 100. */
+  readonly tickPauseMs?: number;
+  readonly diskTicks?: number;
+  /** How its serial log is read. */
+  readonly witness?: SerialWitnessOptions;
   /** Define only; do not start. */
   readonly inactive?: boolean;
 }
@@ -114,6 +126,8 @@ export interface Guest {
   readonly witness: SerialWitness;
   /** Path, from outside, of the serial log as written by QEMU on that host. */
   serialLogOn(host: Host): string;
+  /** Path, from outside, of that host's own copy (`serialCopies`). */
+  serialCopyOn(host: Host): string;
 }
 
 /** A fresh qcow2 image. */
@@ -140,13 +154,21 @@ export async function bootGuest(host: Host, options: GuestOptions = {}): Promise
   // libvirt's log folder is a private mount of each host, so one path in the XML is one file per host.
   const serialLog = perHost ? `/var/log/libvirt/serial-${name}.log` : join(host.storageDir, `${name}.serial`);
   const serialLogOn = (on: Host) => (perHost ? join(on.dir, "log", `serial-${name}.log`) : serialLog);
+  const copyName = `serial-copy-${name}.log`;
+  const serialCopyOn = (on: Host) => join(on.dir, "log", copyName);
+  const copy = options.serialCopies === true ? { serialCopy: `/var/log/libvirt/${copyName}` } : {};
+  const pace = [
+    ...(options.tickPauseMs === undefined ? [] : [`tick_s=${options.tickPauseMs / 1000}`]),
+    ...(options.diskTicks === undefined ? [] : [`disk_ticks=${options.diskTicks}`]),
+  ];
+  const cmdline = [image.cmdline, ...pace].join(" ");
   await mkdir(host.storageDir, { recursive: true });
-  await rm(serialLogOn(host), { force: true });
+  for (const log of [serialLogOn(host), serialCopyOn(host)]) await rm(log, { force: true });
   await createDisk(disk);
-  const xml = domainXml({ ...options, ...image, name, uuid, disk, serialLog });
+  const xml = domainXml({ ...options, ...image, ...copy, cmdline, name, uuid, disk, serialLog });
   await host.virsh.define(xml);
-  const witness = new SerialWitness(serialLogOn(host)).start();
-  const guest: Guest = { name, uuid, xml, disk, witness, serialLogOn };
+  const witness = new SerialWitness(serialLogOn(host), options.witness ?? {}).start();
+  const guest: Guest = { name, uuid, xml, disk, witness, serialLogOn, serialCopyOn };
   if (options.inactive === true) return guest;
   try {
     await host.virsh.start(name);
@@ -165,7 +187,7 @@ export async function destroyGuest(guest: Guest, hosts: readonly Host[]): Promis
   for (const host of hosts) {
     await host.virsh.destroy(guest.name);
     await host.virsh.undefine(guest.name);
-    await rm(guest.serialLogOn(host), { force: true });
+    for (const log of [guest.serialLogOn(host), guest.serialCopyOn(host)]) await rm(log, { force: true });
   }
   await rm(guest.disk, { force: true });
 }

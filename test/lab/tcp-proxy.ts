@@ -52,16 +52,23 @@ export class TcpProxy {
   /** What a stall caught on its way; delivered by `heal`. */
   #withheld: Passing[] = [];
   #mode: Mode = "open";
+  #delayMs: number;
 
   constructor(server: Server, port: number, options: TcpProxyOptions) {
     this.#server = server;
     this.#options = options;
+    this.#delayMs = options.delayMs ?? 0;
     this.port = port;
     server.on("connection", (client) => this.#accept(client));
   }
 
   get mode(): Mode {
     return this.#mode;
+  }
+
+  /** From now on each direction takes this long, in ms, also on connections that stand; nothing overtakes what is on its way. */
+  delay(delayMs: number): void {
+    this.#delayMs = delayMs;
   }
 
   /** Resets every connection, and each new one. */
@@ -211,10 +218,23 @@ export class TcpProxy {
     target.once("close", over);
   }
 
-  /** Data in order, each chunk after `delayMs`; a full receiver stops the sender. */
+  /** Data in order, each chunk after the delay that holds when it comes; a full receiver stops the sender. */
   #carry(from: Socket, to: Socket, direction: Direction, count: (bytes: number) => void): void {
-    const delayMs = this.#options.delayMs ?? 0;
-    const later = (act: () => void) => (delayMs === 0 ? act() : void setTimeout(act, delayMs));
+    const onTheWay: { act: () => void; dueAt: number }[] = [];
+    const arrive = () => {
+      for (let first = onTheWay[0]; first !== undefined && first.dueAt <= performance.now(); first = onTheWay[0]) {
+        onTheWay.shift();
+        first.act();
+      }
+      const next = onTheWay[0];
+      // Timers count whole ms and may come a fraction early.
+      if (next !== undefined) setTimeout(arrive, Math.max(1, Math.ceil(next.dueAt - performance.now())));
+    };
+    const later = (act: () => void) => {
+      if (this.#delayMs === 0 && onTheWay.length === 0) return act();
+      onTheWay.push({ act, dueAt: Math.max(performance.now() + this.#delayMs, onTheWay.at(-1)?.dueAt ?? 0) });
+      if (onTheWay.length === 1) setTimeout(arrive, this.#delayMs);
+    };
     let tail: Buffer = Buffer.alloc(0);
     from.on("data", (chunk: Buffer) => {
       count(chunk.length);
