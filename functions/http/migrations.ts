@@ -1,7 +1,8 @@
 /** Migrations: request, list, look, watch, cancel, resolve. What the records alone can refuse is refused before anything is made. */
 import * as z from "zod/mini";
 import { migrationIdSchema, nameSchema } from "#protocol/command";
-import type { MigrationState } from "../core/state.ts";
+import type { HostRef, MigrationState } from "../core/state.ts";
+import type { HostRecord } from "../ports.ts";
 import { refuse } from "./check.ts";
 import { acceptSchema } from "./checks.ts";
 import type { AppDeps } from "./deps.ts";
@@ -29,6 +30,8 @@ const migrationBodySchema = z.strictObject({
   autoConverge: z._default(z.boolean(), false),
   bandwidthMiBps: z.optional(z.int().check(z.minimum(1), z.maximum(1_000_000))),
 });
+
+const refOf = ({ id, name, publicKey }: HostRecord): HostRef => ({ id, name, publicKey });
 
 export function migrationRoutes(deps: AppDeps): Route[] {
   const { ports, runner } = deps;
@@ -89,8 +92,9 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         const state = await runner.request({
           id,
           domain: { uuid: domain.uuid, name: domain.name },
-          source: { id: source.id, name: source.name },
-          destination: { id: destination.id, name: destination.name },
+          // With their keys, as enrolled now: the ticket names them.
+          source: refOf(source),
+          destination: refOf(destination),
           // `offline` and `unsafe` follow from what the inspections find.
           options: {
             offline: false,

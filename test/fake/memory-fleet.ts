@@ -70,15 +70,22 @@ export const domainNamed = (name: string, fields: Partial<InventoryDomain> = {})
   ...fields,
 });
 
-/** The first success of a kind, with payloads whose digests are true. */
-export function reportBody(kind: Command["kind"]): ReportBody {
+/** The first success of a kind, with payloads whose digests are true. `relayed`: Perform returned and the shims did not reach each other. */
+export function reportBody(kind: Command["kind"], relayed = false): ReportBody {
   const body = Object.values(successes(kind))[0];
   assert.ok(body);
   if (body.kind === "inspectSource") return { ...body, facts: cookieBlob };
   if (body.kind === "begin") return { ...body, cookie: cookieBlob, xml: cookieBlob };
+  if (body.kind === "perform" && relayed) return { ...body, cookie: cookieBlob, ended: null };
   if (body.kind === "prepare" || body.kind === "perform" || body.kind === "finish")
     return { ...body, cookie: cookieBlob };
   return body;
+}
+
+/** A destination that is asked to abort has started nothing. */
+function answerTo(command: Command, relayed: boolean): ReportBody {
+  const aborted = command.kind === "finish" && command.cancelled ? successes("finish").destroyed : undefined;
+  return aborted ?? reportBody(command.kind, relayed);
 }
 
 class MemoryFeed {
@@ -139,6 +146,8 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     bucket: new Map<string, number>([[bundleRef.key, bundleRef.bytes]]),
     logged: [] as string[],
     storeMetrics: "",
+    /** The shims do not reach each other: Finish and Confirm are relayed as commands. */
+    relayed: false,
   };
   const answers: Ports["sockets"] = {
     async push(id, message) {
@@ -247,7 +256,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
         migrationId: command.migrationId,
         epoch: command.epoch,
         ms: 3,
-        result: fault === undefined ? { ok: true, body: reportBody(command.kind) } : { ok: false, fault },
+        result: fault === undefined ? { ok: true, body: answerTo(command, script.relayed) } : { ok: false, fault },
       });
     }
   }

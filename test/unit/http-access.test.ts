@@ -128,7 +128,11 @@ describe("enrolment", () => {
     assert.equal(response.status, 201);
     const host = await fleet.ports.hosts.byName("alpha");
     assert.ok(host);
-    assert.deepEqual(await response.json(), { hostId: host.id, name: "alpha" });
+    assert.deepEqual(await response.json(), {
+      hostId: host.id,
+      name: "alpha",
+      controlKey: await fleet.ports.tickets.publicKey(),
+    });
     assert.equal(host.publicKey, key("B"));
     assert.equal((await enrol(token, "beta", key("C"))).status, 201);
     assert.deepEqual(await refusal(await enrol(token, "gamma", key("D"))), [401, "token.invalid"]);

@@ -29,6 +29,7 @@ const examples: Record<string, object> = {
   "PATCH /v1/hosts/:host": { cordoned: true },
   "POST /v1/checks": { domain: "web" },
   "POST /v1/migrations": { domain: "web", destination: "host2" },
+  "POST /v1/migrations/:id/resolve": { fenced: "host2", reason: "powered off" },
   "POST /v1/bundles": { domain: "web" },
   "POST /v1/bundle-uploads": { sha256: bundleRef.sha256, bytes: bundleRef.bytes },
   "POST /v1/bundle-restores": { host: "host1", domain: { uuid: webUuid, name: "web" }, bundle: bundleRef },
