@@ -103,7 +103,7 @@ function unreachable(to: Ticket["destination"], what: string, cause?: unknown): 
     {
       code: "peer.unreachable",
       cause: `The shim of host ${to.hostId} gave no answer over the peer channel (${ways}): ${what}.`,
-      action: `Open TCP port ${port} of host ${to.hostId} for this host (--peer-listen and --migration-address of the shim there say where it listens), look whether its shim runs, and try again.`,
+      action: `Open TCP port ${port} of host ${to.hostId} for this host (its shim says at its start where it listens, and takes --peer-listen), look whether its shim runs, and try again.`,
       retry: "safe",
     },
     { cause },

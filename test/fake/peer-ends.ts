@@ -85,7 +85,12 @@ export async function fakeShim(
 ): Promise<FakeShim> {
   const connections: TLSSocket[] = [];
   const waiting: { n: number; resolve: (socket: TLSSocket) => void }[] = [];
-  const server: Server = createServer({ ...peerCredentials(key), requestCert: true, rejectUnauthorized: false });
+  const server: Server = createServer({
+    ...peerCredentials(key),
+    requestCert: true,
+    rejectUnauthorized: false,
+    noDelay: true,
+  });
   server.on("secureConnection", (socket) => {
     socket.on("error", () => {});
     connections.push(socket);
