@@ -60,7 +60,7 @@ const contended = (id: string) =>
     retry: "safe",
   });
 
-export function createRunner(ports: Ports): Runner {
+export function createRunner(ports: Ports, decide: typeof transition = transition): Runner {
   const { clock, migrations, sockets, feed, log } = ports;
   const bundles = createBundleRunner(ports);
 
@@ -69,7 +69,7 @@ export function createRunner(ports: Ports): Runner {
     for (let attempt = 0; attempt < commitAttemptsMax; attempt++) {
       const state = await migrations.load(id);
       if (state === null) return null;
-      const next = transition(state, event);
+      const next = decide(state, event);
       if (next.state === state) return state;
       if ((await migrations.commit(next.state)) === "conflict") continue;
       await dispatch(next.state, next.effects, payloads);
@@ -235,7 +235,7 @@ export function createRunner(ports: Ports): Runner {
       for (let attempt = 0; attempt < commitAttemptsMax; attempt++) {
         const state = await migrations.load(id);
         if (state === null) throw notFound(`migration ${id}`);
-        const next = transition(state, { type: "cancelRequested", at: clock.now(), by });
+        const next = decide(state, { type: "cancelRequested", at: clock.now(), by });
         if (next.state === state)
           throw new Fault({
             code: "request.conflict",
@@ -262,7 +262,7 @@ export function createRunner(ports: Ports): Runner {
             action: `Look at it: vmferry migration show ${id}.`,
             retry: "never",
           });
-        const next = transition(state, { type: "resolved", at: clock.now(), by, reason, fenced });
+        const next = decide(state, { type: "resolved", at: clock.now(), by, reason, fenced });
         if ((await migrations.commit(next.state)) === "conflict") continue;
         await dispatch(next.state, next.effects, {});
         return next.state;
@@ -335,7 +335,7 @@ export function createRunner(ports: Ports): Runner {
 
   /** As `handle`, but spares the load when the caller has just made it; one request less in each step. */
   async function handleLoaded(state: MigrationState, event: MigrationEvent, payloads: Payloads) {
-    const next = transition(state, event);
+    const next = decide(state, event);
     if (next.state === state) return state;
     if ((await migrations.commit(next.state)) === "conflict") return handle(state.id, event, payloads);
     await dispatch(next.state, next.effects, payloads);
