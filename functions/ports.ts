@@ -2,7 +2,7 @@
  * What the functions need of the world, as narrow as it is used. Adapters (store/, bundle/, socket/) implement them; fakes
  * in test/fake pass the same contract tests. Every write is a single-item conditional write; nothing here is a transaction.
  */
-import type { Answer, DownMessage, HostFacts, InventoryDomain, Progress, Query } from "#protocol/message";
+import type { Answer, DownMessage, HostFacts, InventoryDomain, OpenJournal, Progress, Query } from "#protocol/message";
 import type { BundleTask } from "./core/bundle-task.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
 
@@ -89,6 +89,8 @@ export interface HostRecord {
   protocol: number | null;
   features: string[];
   facts: HostFacts | null;
+  /** The journals that its shim said are open there, and when; absent: it never said (an older shim). */
+  openJournals?: { at: string; journals: OpenJournal[] } | undefined;
 }
 
 export interface PlacedDomain extends InventoryDomain {
@@ -102,7 +104,10 @@ export interface HostStore {
   byName(name: string): Promise<HostRecord | null>;
   list(): Promise<HostRecord[]>;
   /** What a session says of its host; null when the host was removed. */
-  seen(id: string, seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts }): Promise<void>;
+  seen(
+    id: string,
+    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts; openJournals?: OpenJournal[] },
+  ): Promise<void>;
   setCordoned(id: string, cordoned: boolean): Promise<boolean>;
   remove(id: string): Promise<boolean>;
 

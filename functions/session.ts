@@ -7,7 +7,13 @@
 import { Fault, type FaultBody } from "#protocol/fault";
 import { helloSignedText } from "#protocol/identity";
 import { heartbeatMs } from "#protocol/limits";
-import { type DownMessage, protocolFeatures, protocolVersions, type UpMessage } from "#protocol/message";
+import {
+  type DownMessage,
+  offeredFeatures,
+  protocolFeatures,
+  protocolVersions,
+  type UpMessage,
+} from "#protocol/message";
 import type { Ports } from "./ports.ts";
 import type { Runner } from "./runner.ts";
 
@@ -68,6 +74,9 @@ export async function receive(ports: Ports, runner: Runner, session: Session, me
     case "inventory":
       await ports.hosts.putInventory(session.hostId, message);
       return stay(session);
+    case "journals":
+      await ports.hosts.seen(session.hostId, { at: ports.clock.now(), openJournals: message.migrations });
+      return stay(session);
     case "report":
       return report(ports, runner, session, message);
     case "lost":
@@ -121,7 +130,7 @@ async function hello(
     type: "welcome",
     session: opened.session ?? "",
     protocol,
-    features: [...protocolFeatures],
+    features: [...protocolFeatures, ...offeredFeatures],
     name: host.name,
     heartbeatMs,
     controlKey: await ports.tickets.publicKey(),

@@ -4,7 +4,14 @@
  * before the host; a name left behind by a crash between the two is taken over after `nameMsAbandoned`.
  */
 import * as z from "zod/mini";
-import { type HostFacts, hostFactsSchema, type InventoryDomain, inventoryDomainSchema } from "#protocol/message";
+import {
+  type HostFacts,
+  hostFactsSchema,
+  type InventoryDomain,
+  inventoryDomainSchema,
+  type OpenJournal,
+  openJournalSchema,
+} from "#protocol/message";
 import type { CommitResult, HostRecord, HostStore, PlacedDomain } from "../ports.ts";
 import { type Condition, type DynamoTable, type Item, itemDoesNotExist, itemExists } from "./dynamo-table.ts";
 import { decoded, jsonOf, textOf } from "./stored-item.ts";
@@ -16,6 +23,8 @@ const namesKnownMax = 1_000;
 /** Candidates of one name or UUID: more copies of one name than this are not told apart by a person anyway. */
 const candidatesMax = 100;
 
+const openJournalsSchema = z.object({ at: z.string(), journals: z.array(openJournalSchema) });
+
 const hostSchema = z.object({
   id: z.string(),
   name: z.string(),
@@ -26,6 +35,7 @@ const hostSchema = z.object({
   protocol: z.nullable(z.int()),
   features: z.array(z.string()),
   facts: z.nullable(hostFactsSchema),
+  openJournals: z.optional(openJournalsSchema),
 });
 
 const hostKey = (id: string) => ({ pk: "HOSTS", sk: id });
@@ -109,7 +119,7 @@ export class DynamoHosts implements HostStore {
 
   async seen(
     id: string,
-    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts },
+    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts; openJournals?: OpenJournal[] },
   ): Promise<void> {
     const sets = ["lastSeenAt = :at"];
     const values: Item = { ":at": { S: seen.at } };
@@ -126,6 +136,10 @@ export class DynamoHosts implements HostStore {
     if (seen.facts !== undefined) {
       sets.push("facts = :facts");
       values[":facts"] = { S: JSON.stringify(seen.facts) };
+    }
+    if (seen.openJournals !== undefined) {
+      sets.push("openJournals = :openJournals");
+      values[":openJournals"] = { S: JSON.stringify({ at: seen.at, journals: seen.openJournals }) };
     }
     // Refused: the host was removed. A late heartbeat must not bring it back.
     await this.#table.update(`host ${id}`, hostKey(id), `SET ${sets.join(", ")}`, {
@@ -233,5 +247,8 @@ const hostOf = (item: Item): HostRecord => {
     protocol: protocol === undefined ? null : Number(protocol),
     features: jsonOf("a host", z.array(z.string()), item, "features"),
     facts: facts === undefined ? null : jsonOf("a host", hostFactsSchema, item, "facts"),
+    ...(item.openJournals === undefined
+      ? {}
+      : { openJournals: jsonOf("a host", openJournalsSchema, item, "openJournals") }),
   });
 };

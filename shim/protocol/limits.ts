@@ -32,6 +32,10 @@ export const bundlePlainBytesMax = 16 * 1024 * 1024 * 1024;
 /** Domains in one inventory message: 200 entries of about 400 bytes stay below `messageBytesMax`. */
 export const inventoryDomainsMax = 200;
 
+/** Open journals that one message names: 200 of 50 bytes. A host moves a handful at once; more would be left over, and those
+ *  that are named say so. */
+export const journalsMax = 200;
+
 /** Time between two heartbeats of a shim. Liveness is the last heartbeat, so this bounds how late a lost push is repaired. */
 export const heartbeatMs = 10_000;
 

@@ -18,7 +18,7 @@ import {
 } from "./command.ts";
 import { faultSchema } from "./fault.ts";
 import { hostIdSchema } from "./identity.ts";
-import { bundleBytesMax, inventoryDomainsMax } from "./limits.ts";
+import { bundleBytesMax, inventoryDomainsMax, journalsMax } from "./limits.ts";
 import { publicKeySchema } from "./signed.ts";
 
 /** The protocol versions that this code speaks. A change that an older peer would misread raises `max`. */
@@ -26,6 +26,9 @@ export const protocolVersions = { min: 1, max: 1 } as const;
 
 /** What this code can do beyond the bare protocol. A migration that needs a feature a side lacks is refused as `shim.incompatible` before anything is touched. */
 export const protocolFeatures = ["bundle.1", "snapshot.tree.1", "blob.bucket.1", "peer.1"] as const;
+
+/** What the functions understand besides, told in the welcome: a shim says these things only to functions that do. */
+export const offeredFeatures = ["journals.1"] as const;
 
 const versionsSchema = z.object({ min: z.int(), max: z.int() });
 const featuresSchema = z.array(z.string().check(z.maxLength(64))).check(z.maxLength(64));
@@ -159,6 +162,10 @@ export type DownMessage = z.infer<typeof downMessageSchema>;
 
 export const grantPurposeSchema = z.enum(["bundle", "cookie"]);
 
+/** A migration or task that has a journal on a host: something of it is not over there. */
+export const openJournalSchema = z.object({ id: migrationIdSchema, epoch: z.int().check(z.minimum(0)) });
+export type OpenJournal = z.infer<typeof openJournalSchema>;
+
 /** From a shim to the functions. */
 export const upMessageSchema = z.discriminatedUnion("type", [
   z.object({
@@ -178,6 +185,11 @@ export const upMessageSchema = z.discriminatedUnion("type", [
     last: z.boolean(),
     domains: z.array(inventoryDomainSchema).check(z.maxLength(inventoryDomainsMax)),
     gone: z.array(uuidSchema).check(z.maxLength(inventoryDomainsMax)),
+  }),
+  /** Every journal that is open here; at most so many, so what is not named says nothing. Feature `journals.1`. */
+  z.object({
+    type: z.literal("journals"),
+    migrations: z.array(openJournalSchema).check(z.maxLength(journalsMax)),
   }),
   z.object({ type: z.literal("report"), report: reportSchema }),
   z.object({

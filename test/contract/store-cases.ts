@@ -328,6 +328,8 @@ export const storeCases: Record<string, (stores: Stores) => Promise<void>> = {
       libvirt: { reachable: false as const, cause: "no socket" },
     };
     await hosts.seen(one.id, { at: "2026-11-01T00:00:10.000Z", protocol: 1, features: ["bundle.1"], facts });
+    const openJournals = [{ id: `m_${ulid()}`, epoch: 2 }];
+    await hosts.seen(one.id, { at: "2026-11-01T00:00:15.000Z", openJournals });
     await hosts.seen(one.id, { at: "2026-11-01T00:00:20.000Z" });
     assert.deepEqual(await hosts.byId(one.id), {
       ...one,
@@ -336,6 +338,7 @@ export const storeCases: Record<string, (stores: Stores) => Promise<void>> = {
       protocol: 1,
       features: ["bundle.1"],
       facts,
+      openJournals: { at: "2026-11-01T00:00:15.000Z", journals: openJournals },
     });
   },
   "a full inventory replaces, a change changes": async ({ hosts }) => {

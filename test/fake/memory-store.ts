@@ -19,7 +19,7 @@ import type {
   TokenStore,
 } from "#functions/ports";
 import { Fault } from "#protocol/fault";
-import type { HostFacts, InventoryDomain } from "#protocol/message";
+import type { HostFacts, InventoryDomain, OpenJournal } from "#protocol/message";
 
 const keyMsLife = 24 * 60 * 60_000;
 const copy = <T>(value: T): T => structuredClone(value);
@@ -192,7 +192,7 @@ export class MemoryHosts implements HostStore {
 
   async seen(
     id: string,
-    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts },
+    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts; openJournals?: OpenJournal[] },
   ): Promise<void> {
     const host = this.#hosts.get(id);
     if (host === undefined) return;
@@ -200,6 +200,7 @@ export class MemoryHosts implements HostStore {
     if (seen.protocol !== undefined) host.protocol = seen.protocol;
     if (seen.features !== undefined) host.features = copy(seen.features);
     if (seen.facts !== undefined) host.facts = copy(seen.facts);
+    if (seen.openJournals !== undefined) host.openJournals = { at: seen.at, journals: copy(seen.openJournals) };
   }
 
   async setCordoned(id: string, cordoned: boolean): Promise<boolean> {
