@@ -59,11 +59,14 @@ export interface RunResult {
 }
 
 /** Faults cease then, and what is broken is repaired. */
-const healAtMs = 50 * 60_000;
+const healAtMs = 25 * 60_000;
 /** From then on an end is overdue: retries of a failing step are at most 15 minutes apart. */
 const endByMs = healAtMs + 4 * 60 * 60_000;
-/** What has ended is forgotten everywhere within some heartbeats and a tick. */
-const quietMs = 10 * 60_000;
+/** After the end: what is still on its way arrives; what somebody kept for long arrives too. */
+const quietMs = 1_500;
+const lateMs = 21 * 60_000;
+/** What has ended is forgotten everywhere within some heartbeats and ticks of a healed world. */
+const forgottenMs = 10 * 60_000;
 
 export interface Scene {
   world: World;
@@ -97,33 +100,28 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
   });
   world.faults.recording = options.recording === true;
   scene = await setUp(world, scenario, options.mutation ?? {});
-  const { functions } = scene;
-  let state: MigrationState | null = null;
+  const { witness } = scene;
   let wasStranded = false;
   let endedAtMs = -1;
   world.time.after(healAtMs, () => world.heal());
   requestSoon(scene);
   watchAsPerson(scene);
-  const look = async () => {
-    state = await functions.store.load(migrationId);
-  };
   await world.time.run(endByMs, () => {
-    void look();
+    const { state } = witness;
     if (state?.status === "stranded") wasStranded = true;
-    if (state !== null && (state.step === "ended" || state.step === "sweeping") && state.status !== "stranded") {
-      if (endedAtMs < 0 && (world.healed || world.faults.injected.length >= 0)) endedAtMs = world.time.nowMs;
-    }
     if (world.violations.length > 0) return true;
-    return endedAtMs >= 0 && state?.step === "ended" && world.time.nowMs > endedAtMs + quietMs && isQuiet(scene);
+    if (state?.step !== "ended") return false;
+    if (endedAtMs < 0) endedAtMs = world.time.nowMs;
+    const late = world.faults.injected.some(({ kind }) => kind === "stale" || kind === "delayed");
+    return world.time.nowMs > endedAtMs + (late ? lateMs : quietMs) && isQuiet(scene, endedAtMs);
   });
-  await look();
+  const { state } = witness;
   if (world.violations.length === 0)
     for (const { invariant, text } of await endFaults(scene, state, scenario)) world.violate(invariant, text);
-  const ended: MigrationState | null = state;
   return {
     seed,
     scenario,
-    status: ended === null ? "none" : (ended as MigrationState).status,
+    status: state?.status ?? "none",
     strandedMeanwhile: wasStranded,
     injected: world.faults.injected,
     points: world.faults.points,
@@ -135,9 +133,12 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
 }
 
 /** Nobody has anything left to do: both hosts run and have forgotten the migration. */
-function isQuiet({ daemons, shims, disks, world }: Scene): boolean {
-  if (world.healed) return true;
-  return sides.every((side) => daemons[side].hasPower && shims[side].isUp && disks[side].names("/state/journal/").length === 0);
+function isQuiet({ daemons, shims, disks, world, functions }: Scene, endedAtMs: number): boolean {
+  if (world.healed && world.time.nowMs > Math.max(endedAtMs, healAtMs) + forgottenMs) return true;
+  if (functions.held.size > 0) return false;
+  return sides.every(
+    (side) => daemons[side].hasPower && shims[side].isUp && disks[side].names("/state/journal/").length === 0,
+  );
 }
 
 async function setUp(world: World, scenario: Scenario, mutation: Mutation): Promise<Scene> {
@@ -226,7 +227,7 @@ function placeGuest({ daemons, witness, owned, ...scene }: Scene, { snapshots, g
 }
 
 /** Somebody asks for the migration, and again when no answer came. */
-function requestSoon({ world, functions }: Scene): void {
+function requestSoon({ world, functions, witness }: Scene): void {
   const ask = (): void => {
     functions.invoke((runner) =>
       runner.request({
@@ -239,9 +240,7 @@ function requestSoon({ world, functions }: Scene): void {
       }),
     );
     world.time.after(30_000, () => {
-      void functions.store.load(migrationId).then((state) => {
-        if (state === null) ask();
-      });
+      if (witness.state === null) ask();
     });
   };
   world.time.after(6_000, ask);
@@ -251,20 +250,17 @@ function requestSoon({ world, functions }: Scene): void {
 function watchAsPerson(scene: Scene): void {
   const { world, functions, daemons, witness } = scene;
   const look = (): void => {
-    void functions.store.load(migrationId).then((state) => {
-      if (state?.status !== "stranded") return;
-      for (const side of sides) {
-        if (daemons[side].hasPower || !state.failure?.action.includes(`--fenced ${hosts[side].name}`)) continue;
-        world.note(`a person states that the ${side} is fenced`);
-        functions.invoke(async (runner) => {
-          await runner.resolve(migrationId, { by: "person", reason: "it is off", fenced: side });
-        });
-        witness.fenced.add(side);
-      }
-    });
-    world.time.after(5 * 60_000, look);
+    const { state } = witness;
+    for (const side of sides) {
+      if (state?.status !== "stranded" || daemons[side].hasPower || witness.fenced.has(side)) continue;
+      if (!state.failure?.action.includes(`--fenced ${hosts[side].name}`)) continue;
+      world.note(`a person states that the ${side} is fenced`);
+      functions.invoke((runner) => runner.resolve(migrationId, { by: "person", reason: "it is off", fenced: side }));
+      witness.fenced.add(side);
+    }
+    world.time.after(2 * 60_000, look);
   };
-  world.time.after(20 * 60_000, look);
+  world.time.after(16 * 60_000, look);
 }
 
 const isSide = (text: string | undefined): text is SideName => text === "source" || text === "destination";

@@ -67,7 +67,9 @@ export class SimConnection implements LibvirtConnection {
         this.#waiting.delete(reject);
         if (kinds.has("crashAfter")) isOurs.end();
         if (kinds.has("daemonAfter")) this.#daemon.restart();
-        if (isOurs.isAlive) settle();
+        // The answer was on its way when the connection ended.
+        if (isOurs.isAlive && this.#ended) reject(this.#closedError("peer", name, true));
+        else if (isOurs.isAlive) settle();
         this.#daemon.quiet(this);
       };
       world.time.after(world.chance.between(0, 3), () => {
@@ -75,11 +77,11 @@ export class SimConnection implements LibvirtConnection {
         if (pointClass === "libvirt") world.note(`${side} libvirt ${name}`);
         try {
           this.#daemon.execute(this, name, args, kinds.has("refused"), {
-            answer: (value) => done(() => (this.#ended ? undefined : resolve(value as R))),
+            answer: (value) => done(() => resolve(value as R)),
             refuse: (error) =>
               done(() => {
                 if (pointClass === "libvirt") world.note(`${side} libvirt ${name} refused: ${String(error)}`);
-                if (!this.#ended) reject(error);
+                reject(error);
               }),
           });
         } catch (error) {

@@ -37,6 +37,8 @@ export class SimFunctions implements FunctionsEnd {
   readonly #tokens = new MemoryTokens();
   readonly #progress = new Map<string, Progress>();
   #ulids = 0;
+  /** What the store holds beside the migration: locks and pointers. */
+  readonly held = new Set<string>();
   isUp = true;
 
   constructor(parts: {
@@ -154,6 +156,11 @@ export class SimFunctions implements FunctionsEnd {
     };
   }
 
+  #holding<T>(holds: boolean, what: readonly string[], act: () => Promise<T>): Promise<T> {
+    for (const each of what) holds ? this.held.add(each) : this.held.delete(each);
+    return act();
+  }
+
   /** Writes are crossings; reads are strongly consistent and at once. */
   #migrations(life: Life): MigrationStore {
     const { store } = this;
@@ -178,7 +185,12 @@ export class SimFunctions implements FunctionsEnd {
       return done;
     };
     return {
-      create: (state) => write("create", () => store.create(state)),
+      create: (state) =>
+        write("create", async () => {
+          const result = await store.create(state);
+          if (result === "committed") this.#witness.committed(state);
+          return result;
+        }),
       commit: (state) =>
         write(`commit ${state.step}`, async () => {
           const result = await store.commit(state);
@@ -192,12 +204,12 @@ export class SimFunctions implements FunctionsEnd {
       list: (page) => store.list(page),
       putBlob: (id, name, bytes, sha256) => write(`blob ${name}`, () => store.putBlob(id, name, bytes, sha256)),
       getBlob: (id, blob) => store.getBlob(id, blob),
-      lockDomain: (lock) => write("lock", () => store.lockDomain(lock)),
+      lockDomain: (lock) => write("lock", () => this.#holding(true, ["lock"], () => store.lockDomain(lock))),
       domainLock: (uuid) => store.domainLock(uuid),
-      unlockDomain: (uuid, id) => write("unlock", () => store.unlockDomain(uuid, id)),
+      unlockDomain: (uuid, id) => write("unlock", () => this.#holding(false, ["lock"], () => store.unlockDomain(uuid, id))),
       activeMigrations: () => store.activeMigrations(),
-      point: (ids, id) => write("point", () => store.point(ids, id)),
-      unpoint: (ids, id) => write("unpoint", () => store.unpoint(ids, id)),
+      point: (ids, id) => write("point", () => this.#holding(true, ids, () => store.point(ids, id))),
+      unpoint: (ids, id) => write("unpoint", () => this.#holding(false, ids, () => store.unpoint(ids, id))),
       migrationsOf: (id) => store.migrationsOf(id),
       bindKey: (key) => store.bindKey(key),
     };

@@ -84,7 +84,7 @@ export class Network {
     const kinds = this.#faults("down", side, text);
     this.#carry(side, kinds, () => {
       this.#world.note(`-> ${side} ${text}`);
-      this.shims[side]?.received(structuredClone(message));
+      this.shims[side]?.received(message);
     });
     return true;
   }
@@ -100,8 +100,8 @@ export class Network {
     const kinds = this.#faults("up", side, text);
     const arrive = () => {
       this.#world.note(`<- ${side} ${text}`);
-      this.functions?.received(side, structuredClone(message));
-      if (kinds.has("twice")) this.functions?.received(side, structuredClone(message));
+      this.functions?.received(side, message);
+      if (kinds.has("twice")) this.functions?.received(side, message);
     };
     this.#carry(side, kinds, arrive);
     return true;
@@ -156,7 +156,7 @@ export class Network {
         }
         world.note(`peer ${request.type}`);
         there.life.onEnd(() => world.time.after(world.chance.between(0, 5), unreachable));
-        void there.answer(peerKey, structuredClone(request)).then((reply) => {
+        void there.answer(peerKey, request).then((reply) => {
           world.time.after(world.chance.between(1, 8), () => {
             if (this.isPeerCut || !there.life.isAlive) unreachable();
             else if (answersBack && !kinds.has("replyLost"))

@@ -167,7 +167,7 @@ onChange(
   p.domainSnapshotDelete,
   ({ snap }) => snap.dom,
   (call, domain, { snap }) => {
-    call.daemon.witness.stripping(call.daemon, domain);
+    call.daemon.witness.stripping(call.daemon, domain, snap.name);
     domain.snapshots.delete(call.name, snap.name);
     return {};
   },

@@ -30,6 +30,8 @@ export class Witness {
   powerTouched = false;
   /** The guest had been paused by its owner when it was to move. */
   ownerPaused = false;
+  /** The migration's state as last committed. */
+  state: MigrationState | null = null;
   /** Statements of how Finish ended, by migration. */
   readonly #outcomes = new Map<string, string>();
   /** A person has stated that the destination runs nothing. */
@@ -109,16 +111,14 @@ export class Witness {
   }
 
   /** I3: a record is taken away only while it is complete over there, and kept by the journal and the bucket. */
-  stripping(daemon: SimLibvirtd, domain: SimDomain): void {
+  stripping(daemon: SimLibvirtd, domain: SimDomain, name: string): void {
+    const createdAt = domain.snapshots.records.get(name)?.createdAt;
+    if (createdAt === undefined) return;
+    if (!this.#isBundled(daemon.side, name, createdAt))
+      this.#world.violate("I3", `"${name}" is being stripped while its bundle is not on this disk and in the bucket`);
     const there = this.#other(daemon.side)?.domains.get(domain.uuid);
-    for (const [name, { createdAt }] of domain.snapshots.records) {
-      if (!this.#isBundled(daemon.side, name, createdAt)) {
-        if (!this.#isExported(name, createdAt)) continue;
-        this.#world.violate("I3", `"${name}" is being stripped while its bundle is not on this disk and in the bucket`);
-      }
-      if (there?.snapshots.records.get(name)?.createdAt !== createdAt)
-        this.#world.violate("I3", `"${name}" is being stripped on the ${daemon.side} before it is staged over there`);
-    }
+    if (there?.snapshots.records.get(name)?.createdAt !== createdAt)
+      this.#world.violate("I3", `"${name}" is being stripped on the ${daemon.side} before it is staged over there`);
   }
 
   /** I3: the last record of a snapshot is never thrown away. */
@@ -140,16 +140,14 @@ export class Witness {
     return [...(this.#places?.bucket.objects.values() ?? [])].some((bundle) => keysOf(bundle.entries).has(key));
   }
 
-  /** Of this migration's tree; what somebody adds meanwhile is not stripped by it. */
-  #isExported(_name: string, _createdAt: number): boolean {
-    return true;
-  }
-
   /** I5, I7: a state that was committed. */
   committed(state: MigrationState): void {
+    // Two instances that decide the very same thing at once have written one state.
+    if (this.state?.version === state.version && canonical(this.state) === canonical(state)) return;
     const last = this.#states.get(state.id);
     if (last !== undefined && (state.version !== last.version + 1 || state.epoch < last.epoch))
       this.#world.violate("I5", `version ${last.version}, epoch ${last.epoch} became ${state.version}, ${state.epoch}`);
+    this.state = state;
     this.#states.set(state.id, { version: state.version, epoch: state.epoch });
     if (state.receipt !== null && state.receipt.evidence !== "fenced")
       this.stated(state.id, state.receipt.outcome, "the functions' state");
