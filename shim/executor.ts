@@ -91,6 +91,8 @@ export class Executor {
   readonly #inspections: InspectionDesk;
   /** Lost incoming domains that no session has been told of. */
   readonly #lost = new Map<string, Extract<UpMessage, { type: "lost" }>>();
+  /** Ended migrations whose journal the disk would not let go of. */
+  readonly #unforgotten = new Set<string>();
   /** Commands that were never begun because their intent could not be journalled, with what was answered. */
   readonly #refused = new Map<string, Report>();
   /** Who waits for the report of a command beside the functions. */
@@ -213,6 +215,15 @@ export class Executor {
       if (this.#parts.send(message)) this.#lost.delete(message.migrationId);
     for (const { record } of this.#lanes.values()) for (const report of record.unacknowledged()) this.#answer(report);
     for (const report of this.#inspections.unacknowledged()) this.#answer(report);
+    for (const id of [...this.#unforgotten]) {
+      const lane = this.#lanes.get(id);
+      if (lane === undefined) continue;
+      this.#unforgotten.delete(id);
+      lane.tail = lane.tail.then(() => {
+        lane.closed = false;
+        return this.#forget(lane);
+      });
+    }
   }
 
   /** To be called when a migration's libvirt connection ended by itself. */
@@ -403,6 +414,7 @@ export class Executor {
     const { migrationId } = lane.record;
     if (lane.closed || !lane.record.hasEnded) return;
     lane.closed = true;
+    this.#unforgotten.delete(migrationId);
     try {
       await connections.close(migrationId);
       await bundles.remove(migrationId);
@@ -411,7 +423,8 @@ export class Executor {
       this.#lost.delete(migrationId);
       log.write("info", "migration ended on this host", { migration: migrationId });
     } catch (error) {
-      // The lane stays closed, so nothing is executed; the next start forgets it.
+      // Nothing is executed for it meanwhile; it is tried again with the next resend, or by the next start.
+      this.#unforgotten.add(migrationId);
       log.write("warn", "an ended migration could not be forgotten yet", {
         migration: migrationId,
         error: error instanceof Error ? error.message : String(error),
