@@ -180,6 +180,13 @@ export const commands: readonly CommandSpec[] = [
     load: async () => (await import("./resolve-command.ts")).resolveMigration,
   },
   {
+    words: ["drift"],
+    positionals: [],
+    options: { json },
+    summary: "where hosts and records disagree, and what to do; exit 0 nowhere (but for notes), 2 somewhere",
+    load: async () => (await import("./drift-command.ts")).drift,
+  },
+  {
     words: ["bundle", "export"],
     positionals: ["DOMAIN"],
     options: {

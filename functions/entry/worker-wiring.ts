@@ -3,6 +3,7 @@ import { createApp } from "#functions/http/app";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
 import type { Clock, Ids, Log, Ports } from "../ports.ts";
+import { createReconciler, type Reconciler } from "../reconciler.ts";
 import { createRunner, type Runner } from "../runner.ts";
 import { DurableSockets } from "../socket/durable-sockets.ts";
 import { DurableFeed, type FeedStub } from "../socket/feed.ts";
@@ -42,6 +43,7 @@ export interface WorkerEnv {
 export interface Wiring {
   ports: Ports;
   runner: Runner;
+  reconciler: Reconciler;
   app: { fetch(request: Request): Response | Promise<Response> };
   face: ((request: Request) => Promise<Response>) | null;
 }
@@ -130,7 +132,13 @@ export function wire(env: WorkerEnv): Wiring {
     publicUrl: env.PUBLIC_URL,
     storeMetrics: () => counter.text(),
   });
-  const wiring = { ports, runner, face, app: { fetch: (request: Request) => app.fetch(request) } };
+  const wiring = {
+    ports,
+    runner,
+    reconciler: createReconciler(ports),
+    face,
+    app: { fetch: (request: Request) => app.fetch(request) },
+  };
   wirings.set(env, wiring);
   return wiring;
 }

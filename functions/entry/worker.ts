@@ -36,6 +36,8 @@ export default {
   },
 
   async scheduled(_event: unknown, env: WorkerEnv): Promise<void> {
-    await wire(env).runner.tick();
+    const { runner, reconciler } = wire(env);
+    await runner.tick();
+    await reconciler.tick();
   },
 };

@@ -9,6 +9,7 @@ import { bundleRoutes } from "./bundles.ts";
 import { checkRoutes } from "./checks.ts";
 import type { AppDeps } from "./deps.ts";
 import { domainRoutes } from "./domains.ts";
+import { driftRoutes } from "./drift.ts";
 import { enrolmentRoutes } from "./enrolments.ts";
 import { healthRoutes, RequestCounts } from "./health.ts";
 import { hostRoutes } from "./hosts.ts";
@@ -54,6 +55,7 @@ export function appRoutes(deps: AppDeps, requests = new RequestCounts()): Route[
     ...checkRoutes(deps),
     ...migrationRoutes(deps),
     ...bundleRoutes(deps),
+    ...driftRoutes(deps),
   ];
   return routes;
 }
