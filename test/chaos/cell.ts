@@ -2,10 +2,8 @@
  * One cell of the matrix: a migration, a fault in a moment of it, the healing, the end, the verdict. The guest moves on from wherever
  * the cell before has left it, which also proves that nothing of that one stands in the way.
  */
-import { setTimeout as sleep } from "node:timers/promises";
-import * as z from "zod/mini";
-import { type Migration, migrationSchema } from "../../functions/http/migration-resource.ts";
-import { problemSchema } from "../../functions/http/problem.ts";
+import type { Migration } from "../../functions/http/migration-resource.ts";
+import { allowedFault, endOf, look, request } from "./asking.ts";
 import type { ChaosScene } from "./chaos-scene.ts";
 import type { Fault } from "./fault.ts";
 import { type Moment, performMiBps } from "./moment.ts";
@@ -14,9 +12,6 @@ import { type Before, lookBefore, violations } from "./witness.ts";
 
 /** A migration that has not ended so long after everything was healed will not end by itself: two of the functions' minute timers. */
 const endMsMax = 150_000;
-/** Inventory, hearts and sockets are back within a heartbeat of ten seconds; a lock that is not free by then is not freed. */
-const startMsMax = 60_000;
-const pollMs = 100;
 
 export type End = Migration["status"] | "none";
 
@@ -70,8 +65,12 @@ export async function runCell(scene: ChaosScene, fault: Fault, moment: Moment): 
     violations: [],
   };
   try {
-    cell.migrationId = await startMigration(scene);
-    const migration = await endOf(scene, cell.migrationId);
+    cell.migrationId = await request(scene.world, {
+      domain: scene.guest.uuid,
+      destination: scene.destination.name,
+      bandwidthMiBps: performMiBps,
+    });
+    const migration = await endOf(scene.world, cell.migrationId, endMsMax);
     const endedMs = performance.now();
     trigger.disarm();
     cell.struck = struckMs !== null;
@@ -102,71 +101,11 @@ async function judge(scene: ChaosScene, before: Before, cell: Cell, migration: M
   if (completed) scene.turn();
   cell.violations.push(...(await violations(scene, scene.source, before)));
   cell.silentMs = scene.guest.witness.largestGap?.ms ?? null;
-  const locked = await lockFault(scene);
+  const locked = await allowedFault(scene.world, { domain: scene.guest.uuid, destination: scene.destination.name });
   if (locked !== null) cell.violations.push(locked);
 }
 
-/** Asks for the guest's next migration; whatever is not back yet after the last fault is waited for. Returns its id. */
-export async function startMigration(scene: ChaosScene): Promise<string> {
-  const body = JSON.stringify({
-    domain: scene.guest.uuid,
-    destination: scene.destination.name,
-    bandwidthMiBps: performMiBps,
-  });
-  let refusal = "";
-  for (const untilMs = performance.now() + startMsMax; performance.now() < untilMs; await sleep(pollMs)) {
-    const response = await scene.world
-      .ask("/v1/migrations", { method: "POST", body, headers: { "content-type": "application/json" } })
-      .catch(() => null);
-    if (response === null) continue;
-    const answer: unknown = await response.json();
-    if (response.status === 202) return migrationSchema.parse(answer).id;
-    const problem = problemSchema.safeParse(answer);
-    refusal = problem.success ? `${problem.data.code}: ${problem.data.cause}` : `status ${response.status}`;
-  }
-  throw new Error(`no migration can be started: ${refusal}`);
-}
-
-/** The migration once it has ended and everything was healed; null when it does not end. A control plane that is away is waited for. */
-async function endOf(scene: ChaosScene, id: string): Promise<Migration | null> {
-  for (const untilMs = performance.now() + endMsMax; performance.now() < untilMs; await sleep(pollMs)) {
-    const migration = await look(scene, id);
-    if (migration !== null && migration.status !== "running") return migration;
-  }
-  return null;
-}
-
-export async function look(scene: ChaosScene, id: string): Promise<Migration | null> {
-  try {
-    const response = await scene.world.ask(`/v1/migrations/${id}`);
-    return response.status === 200 ? migrationSchema.parse(await response.json()) : null;
-  } catch {
-    return null;
-  }
-}
-
 async function lastStep(scene: ChaosScene, { migrationId }: Cell): Promise<string> {
-  const migration = await look(scene, migrationId);
+  const migration = await look(scene.world, migrationId);
   return migration === null ? "a step that nobody can tell" : `${migration.step} (${migration.status})`;
-}
-
-const checkSchema = z.object({
-  allowed: z.boolean(),
-  blockers: z.array(z.object({ code: z.string(), cause: z.string() })),
-});
-
-/** The way back is free: a check finds no lock and no host that is away. */
-async function lockFault(scene: ChaosScene): Promise<string | null> {
-  const body = JSON.stringify({ domain: scene.guest.uuid, destination: scene.destination.name });
-  let blockers = "no answer";
-  for (const untilMs = performance.now() + startMsMax; performance.now() < untilMs; await sleep(pollMs)) {
-    const response = await scene.world
-      .ask("/v1/checks", { method: "POST", body, headers: { "content-type": "application/json" } })
-      .catch(() => null);
-    const check = checkSchema.safeParse(await response?.json().catch(() => null));
-    if (!check.success) continue;
-    if (check.data.allowed) return null;
-    blockers = check.data.blockers.map(({ code, cause }) => `${code} ${cause}`).join(", ");
-  }
-  return `the next migration is not allowed: ${blockers}`;
 }
