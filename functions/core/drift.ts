@@ -106,8 +106,15 @@ export function drifts(view: FleetView): Drift[] {
     .map(({ drift }) => drift);
 }
 
-const sortKey = ({ severity, code, domain, hosts, migration }: Drift): string =>
-  [severities.indexOf(severity), driftCodes.indexOf(code), domain?.uuid ?? "", hosts.join(), migration ?? ""].join(" ");
+const sortKey = ({ severity, code, domain, hosts, migration, cause }: Drift): string =>
+  [
+    severities.indexOf(severity),
+    driftCodes.indexOf(code),
+    domain?.uuid ?? "",
+    hosts.join(),
+    migration ?? "",
+    cause,
+  ].join(" ");
 const byKey = (one: { key: string }, other: { key: string }) =>
   one.key < other.key ? -1 : one.key > other.key ? 1 : 0;
 
@@ -124,13 +131,12 @@ function placementsOf({ hosts }: FleetView): Copy[][] {
 function ofDomain(view: FleetView, copies: readonly Copy[]): Drift[] {
   const [first] = copies;
   if (first === undefined) return [];
-  const own = view.migrations.filter(({ domain }) => domain.uuid === first.domain.uuid);
+  const own = view.migrations
+    .filter(({ domain }) => domain.uuid === first.domain.uuid)
+    .sort((one, other) => (one.id < other.id ? -1 : 1));
   const moving = own.filter(({ endedAt }) => endedAt === null);
   if (moving.length > 0) return whileMoving(copies, moving);
-  const last = own.reduce<DriftMigration | null>(
-    (newest, one) => (newest === null || one.id > newest.id ? one : newest),
-    null,
-  );
+  const last = own.at(-1) ?? null;
   if (last?.endedAt != null && elapsedMs(last.endedAt, view.at) < settledMsMin) return [];
   const recorded = last === null ? null : recordedHostId(last);
   if (copies.length > 1) return severalCopies(copies, last, recorded);
