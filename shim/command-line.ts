@@ -3,9 +3,10 @@ import { parseArgs } from "node:util";
 import type { ShimOptions } from "./main.ts";
 
 export const shimUsage = `Usage: vmferry shim --url URL [--join TOKEN] [--name NAME] [--state DIR] [--libvirt SOCKET|URI]
-                    [--migration-address ADDR] [--peer-listen ADDR:PORT] [--allow-path DIR ...]
+                    [--migration-address ADDR] [--peer-listen ADDR:PORT] [--peer-advertise ADDR:PORT]
+                    [--allow-path DIR ...]
 Each option may also come from the environment: VMFERRY_URL, VMFERRY_JOIN, VMFERRY_NAME, VMFERRY_STATE,
-VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_ALLOW_PATH (separated by colons).`;
+VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_PEER_ADVERTISE, VMFERRY_ALLOW_PATH (separated by colons).`;
 
 export type ParsedArguments = { help: true } | { help: false; options: Omit<ShimOptions, "out" | "err" | "signal"> };
 
@@ -18,6 +19,7 @@ export interface ShimValues {
   libvirt?: string | undefined;
   "migration-address"?: string | undefined;
   "peer-listen"?: string | undefined;
+  "peer-advertise"?: string | undefined;
   "allow-path"?: string[] | undefined;
 }
 
@@ -38,6 +40,7 @@ export function parseShimArguments(
       libvirt: { type: "string" },
       "migration-address": { type: "string" },
       "peer-listen": { type: "string" },
+      "peer-advertise": { type: "string" },
       "allow-path": { type: "string", multiple: true },
       help: { type: "boolean", short: "h" },
     },
@@ -70,6 +73,7 @@ export function shimOptions(
     ...optional("libvirt", given(values.libvirt, "VMFERRY_LIBVIRT")),
     ...optional("migrationAddress", given(values["migration-address"], "VMFERRY_MIGRATION_ADDRESS")),
     ...optional("peerListen", given(values["peer-listen"], "VMFERRY_PEER_LISTEN")),
+    ...optional("peerAdvertise", given(values["peer-advertise"], "VMFERRY_PEER_ADVERTISE")),
     allowPaths: values["allow-path"] ?? (env.VMFERRY_ALLOW_PATH ?? "").split(":").filter((path) => path !== ""),
   };
 }

@@ -16,9 +16,10 @@ import { runFromArguments } from "./command-line.ts";
 import type { Session } from "./connection.ts";
 import { describeForQuery } from "./description.ts";
 import { drainMsMax, drainUntilIdle } from "./drain.ts";
-import { identify } from "./enrolment.ts";
+import { type Identity, identify } from "./enrolment.ts";
 import { Executor } from "./executor.ts";
 import { Grants } from "./grants.ts";
+import { HandOverWatch } from "./hand-over-watch.ts";
 import { startHeartbeat } from "./heartbeat.ts";
 import { answerQuery } from "./inspection-desk.ts";
 import { Inventory, toldFirst } from "./inventory.ts";
@@ -27,6 +28,7 @@ import { messageOf } from "./libvirt-fault.ts";
 import { type Log, lineLog } from "./log.ts";
 import { MigrationConnections } from "./migration-connections.ts";
 import { payloadsOf } from "./payloads.ts";
+import { openPeerSide, type PeerSide } from "./peer-side.ts";
 import { readHostFacts } from "./session-facts.ts";
 import { SharedConnection } from "./shared-connection.ts";
 import { Slots } from "./slots.ts";
@@ -49,8 +51,10 @@ export interface ShimOptions {
   /** Socket path or URI; absent: the usual sockets. */
   libvirt?: string;
   migrationAddress?: string;
-  /** Taken for the peer channel, which this version does not have. */
+  /** Where other shims reach this one, ADDR:PORT; absent: port 16515 on every address. */
   peerListen?: string;
+  /** What they are told, ADDR:PORT, where an address is translated on the way; absent: this host's own addresses. */
+  peerAdvertise?: string;
   allowPaths?: readonly string[];
   /** One line, without its newline. */
   out(line: string): void;
@@ -97,12 +101,10 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
   const allowPaths = (options.allowPaths ?? []).map(absolutePath);
   const stateDirectory = resolve(options.stateDir ?? stateDirectoryDefault);
   const migrationAddress = options.migrationAddress ?? null;
-  if (options.peerListen !== undefined)
-    log.write("warn", "--peer-listen has no effect in this version: cookies travel through the control plane");
-
   await makeStateDirectory(stateDirectory);
   const unlock = await lockState(stateDirectory);
   const stop = new AbortController();
+  let peerSide: PeerSide | undefined;
   try {
     const identity = await identify({
       stateDirectory,
@@ -110,6 +112,8 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       joinToken: options.joinToken,
       name: options.name ?? hostname(),
     });
+    const { peerListen: listen, peerAdvertise: advertise } = options;
+    peerSide = await openPeerSide({ identity, listen, advertise, clock, log });
     const journal = await openJournal(stateDirectory);
     const bundles = await BundleFiles.open(stateDirectory, await journal.list());
     const connect = () => connectLibvirt({ ...libvirtAddress(), onEventFault: (fault) => eventFault(log, fault) });
@@ -133,6 +137,8 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       payloadsFor: (command: { id: string; migrationId: string }) =>
         payloadsOf({ grants, command, bundlePath: bundles.path(command.migrationId), clock, log }),
       bundles,
+      peers: peerSide.peers,
+      seal: peerSide.seal,
       migrationAddress,
       allowPaths,
       send,
@@ -160,6 +166,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       signal: stop.signal,
       onSession: ({ welcome }: Session) => {
         options.out(`vmferry shim: connected as ${welcome.name}`);
+        if (welcome.controlKey !== undefined) void pin(identity, welcome.controlKey, log);
         stopHeartbeat();
         stopHeartbeat = startHeartbeat({ send, facts }, welcome.heartbeatMs);
         executor.resend();
@@ -181,6 +188,8 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     });
 
     await executor.start();
+    peerSide.open(executor);
+    const watch = new HandOverWatch({ executor, ...peerSide, clock, log, signal: stop.signal });
     const ended = drainUntilIdle({
       executor,
       signal: options.signal,
@@ -188,7 +197,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       say: (line) => options.err(`vmferry shim: ${line}`),
       msMax: drainMsMax,
     }).then(() => stop.abort());
-    const running = [shared.keep(), inventory.run()];
+    const running = [shared.keep(), inventory.run(), watch.run()];
     const fault = await supervisor.run();
     stop.abort();
     stopHeartbeat();
@@ -199,7 +208,18 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     return fault;
   } finally {
     stop.abort();
+    await peerSide?.close();
     unlock();
+  }
+}
+
+/** A host keeps the first key it was told; what it is told otherwise is for a person to see. */
+async function pin(identity: Identity, controlKey: string, log: Log): Promise<void> {
+  try {
+    await identity.pinControlKey(controlKey);
+  } catch (error) {
+    const fault = error instanceof Fault ? { code: error.code, action: error.action } : {};
+    log.write("error", "the control plane's key was not taken", { cause: messageOf(error), ...fault });
   }
 }
 

@@ -209,7 +209,11 @@ const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
     }),
     { side: "source", ms, note: `cookie C of ${body.cookie?.bytes ?? "unknown"} bytes` },
   );
-  return body.ended === null ? enter(noted, "finishing", "finish") : endedByPeers(noted, body.ended);
+  if (body.ended !== null) return endedByPeers(noted, body.ended);
+  // The destination's own word came before: only the source has not heard it.
+  const { receipt } = noted.state;
+  if (receipt === null) return enter(noted, "finishing", "finish");
+  return endedByPeers(noted, { receipt, source: "paused", fault: null });
 };
 
 /** The shims have ended the handshake by their ticket: what is left is to learn it, and to do what they could not. */
@@ -225,13 +229,14 @@ function endedByPeers(draft: Draft, { receipt, source, fault }: PeerEnd): Draft 
 }
 
 /** Finish was asked to start the domain and did not. */
-function turnRound(draft: Draft, fault: FaultBody | null): Draft {
-  const why = fault ?? {
-    code: "finish.failed" as const,
-    cause: "The destination did not start the domain.",
-    action: "Look at the destination's QEMU log, then migrate again.",
-    retry: "safe" as const,
-  };
+export function turnRound(draft: Draft, fault: FaultBody | null): Draft {
+  const why = fault ??
+    draft.state.abortCause ?? {
+      code: "finish.failed" as const,
+      cause: "The destination did not start the domain.",
+      action: "Look at the destination's QEMU log, then migrate again.",
+      retry: "safe" as const,
+    };
   return change(fail(draft, failureOf(why, "finishing", "destination")), { epoch: draft.state.epoch + 1 });
 }
 

@@ -3,7 +3,7 @@
  * comes: the source may have died after its guest had moved, or its channel may have healed while we relayed.
  */
 import type { TicketKind } from "#protocol/ticket";
-import { advances, contradicts } from "./advance.ts";
+import { advances, contradicts, turnRound } from "./advance.ts";
 import { change, type Draft, note } from "./draft.ts";
 import type { StoredReport } from "./event.ts";
 import { wake } from "./retreat.ts";
@@ -18,6 +18,8 @@ const confirming: ReadonlySet<Step> = new Set([
   "confirming",
   "abortingConfirm",
 ]);
+
+const forward: ReadonlySet<Step> = new Set(["performing", "finishing"]);
 
 export function ticketReported(draft: Draft, kind: TicketKind, report: StoredReport): Draft {
   const { result } = report;
@@ -40,5 +42,7 @@ export function ticketReported(draft: Draft, kind: TicketKind, report: StoredRep
   }
   if (body.kind !== "confirm" || !confirming.has(step) || contradicts(draft.state, body.receipt.outcome)) return draft;
   const told = change(wake(draft), { receipt: draft.state.receipt ?? body.receipt });
-  return advances.confirm({ draft: told, body, blobs, ms: report.ms });
+  // The source has taken the domain back before we had turned round.
+  const turned = body.receipt.outcome === "destroyed" && forward.has(step) ? turnRound(told, null) : told;
+  return advances.confirm({ draft: turned, body, blobs, ms: report.ms });
 }

@@ -6,7 +6,7 @@
  * I5 (epoch only rises), I6 (command ids are deterministic), I7 (a receipt is never contradicted), I10 (every step has a
  * way on: a report, a retry by the timer, or `stranded` while a host stays away).
  */
-import type { CommandKind } from "#protocol/command";
+import type { CommandKind, Receipt, ReportBody } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
 import { ticketKindOf } from "#protocol/ticket";
 import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
@@ -67,9 +67,8 @@ function reported(draft: Draft, { report }: Reported): Draft {
   if (!report.result.ok) return failed(awake, pending, report.result, report.ms);
   const { body, blobs } = report.result;
   if (body.kind !== pending.kind || body.kind === "restoreBundle") return draft;
-  const outcome =
-    body.kind === "finish" ? body.receipt.outcome : body.kind === "perform" ? body.ended?.receipt.outcome : null;
-  if (outcome != null && contradicts(draft.state, outcome)) return draft;
+  const outcome = outcomeIn(body);
+  if (outcome !== null && contradicts(draft.state, outcome)) return draft;
   return advance(body.kind, { draft: awake, body, blobs, ms: report.ms });
 }
 
@@ -83,6 +82,12 @@ function advance<K extends keyof typeof advances>(
 
 function isBody<K extends CommandKind>(kind: K, success: { body: { kind: CommandKind } }): success is Success<K> {
   return success.body.kind === kind;
+}
+
+/** What a report says of how Finish ended. */
+function outcomeIn(body: ReportBody): Receipt["outcome"] | null {
+  if (body.kind === "finish" || body.kind === "confirm") return body.receipt.outcome;
+  return body.kind === "perform" ? (body.ended?.receipt.outcome ?? null) : null;
 }
 
 type FailedResult = Extract<Reported["report"]["result"], { ok: false }>;

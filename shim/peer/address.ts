@@ -5,6 +5,7 @@
 import { isIP, isIPv4 } from "node:net";
 import type { NetworkInterfaceInfo } from "node:os";
 import { Fault } from "#protocol/fault";
+import type { PeerAddress } from "#protocol/peer-address";
 
 /** Without --peer-listen. Registered for nothing at IANA, below the kernel's own range for outgoing connections (32768). */
 export const peerPortDefault = 16_515;
@@ -33,6 +34,13 @@ export function listenOf(text: string | undefined): PeerListen {
   if (given.length > 255 || !/^[A-Za-z0-9.:%_-]*$/.test(given))
     throw malformedListen(text, "its address is neither an IP address nor a name");
   return { host: given === "" ? null : given, port, orAnyPort: false };
+}
+
+/** One address and port as a person writes them, to be told to others. Throws `Fault` `request.malformed`. */
+export function endpointOf(text: string): PeerAddress {
+  const { host, port } = listenOf(text);
+  if (host === null || port === 0) throw malformedListen(text, "others need an address and a port to dial");
+  return { hosts: [host], port };
 }
 
 export interface AdvertisedFrom {

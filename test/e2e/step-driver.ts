@@ -9,14 +9,15 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Host } from "#lab/host";
 import { connectLibvirt, type LibvirtConnection } from "#libvirt/client";
-import type { Blob, BundleRef } from "#protocol/blob";
+import type { Blob, BundleRef, HandedBlob } from "#protocol/blob";
 import type { Command, CommandKind, CommandOf, MigrateOptions, Receipt, ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { Progress } from "#protocol/message";
 import { bundleAccess } from "#shim/bundle-files";
-import type { JournalEntry, Payloads, Work } from "#shim/ports";
+import type { JournalEntry, Payloads, Peers, Seal, Work } from "#shim/ports";
 import type { StepFault } from "#shim/step-fault";
 import { steps } from "#shim/steps";
+import { SilentPeers, sealOf, ticketFor } from "#test/fake/treaty";
 
 export const live: MigrateOptions = { offline: false, unsafe: true, autoConverge: false, bandwidthMiBps: null };
 export const offline: MigrateOptions = { offline: true, unsafe: false, autoConverge: false, bandwidthMiBps: null };
@@ -32,7 +33,7 @@ class MemoryPayloads implements Payloads {
     this.#blobs = blobs;
   }
 
-  read(blob: Blob): Promise<Uint8Array> {
+  read(blob: Blob | HandedBlob): Promise<Uint8Array> {
     const bytes = this.#blobs.get(blob.sha256);
     return bytes === undefined ? Promise.reject(new Error(`no payload ${blob.sha256}`)) : Promise.resolve(bytes);
   }
@@ -64,14 +65,17 @@ export class Side {
   migrationAddress: string | null;
   /** Called when a milestone is on disk: where a test lets the world break. */
   onMilestone: (name: string) => Promise<void> = () => Promise.resolve();
+  peers: Peers = new SilentPeers();
+  readonly seal: Seal;
   #connection: LibvirtConnection | undefined;
   #inventory: LibvirtConnection | undefined;
   #continuous = true;
   readonly #payloads: Payloads;
   readonly #bundlePath: string;
 
-  constructor(host: Host, dir: string, blobs: Map<string, Uint8Array>) {
+  constructor(host: Host, side: "source" | "destination", dir: string, blobs: Map<string, Uint8Array>) {
     this.host = host;
+    this.seal = sealOf(side);
     this.migrationAddress = host.migrationAddress;
     this.#bundlePath = join(dir, `${host.name}.bundle`);
     this.#payloads = new MemoryPayloads(dir, this.#bundlePath, blobs);
@@ -102,7 +106,7 @@ export class Side {
   }
 
   /** The bytes behind a payload. */
-  payload(blob: Blob): Promise<Uint8Array> {
+  payload(blob: Blob | HandedBlob): Promise<Uint8Array> {
     return this.#payloads.read(blob);
   }
 
@@ -135,6 +139,8 @@ export class Side {
       inventory: () => this.inventory(),
       payloads: this.#payloads,
       bundles: bundleAccess,
+      peers: this.peers,
+      seal: this.seal,
       bundlePath: this.#bundlePath,
       migrationAddress: this.migrationAddress,
       allowPaths: [],
@@ -185,7 +191,10 @@ export class Crossing {
     await mkdir(dir, { recursive: true });
     const blobs = new Map<string, Uint8Array>();
     const { uuid, name } = domain;
-    const sides = [new Side(hosts.source, dir, blobs), new Side(hosts.destination, dir, blobs)] as const;
+    const sides = [
+      new Side(hosts.source, "source", dir, blobs),
+      new Side(hosts.destination, "destination", dir, blobs),
+    ] as const;
     return new Crossing(sides[0], sides[1], { uuid, name }, options, dir);
   }
 
@@ -227,7 +236,8 @@ export class Crossing {
     const { cookie, uri } = required(this.prepared);
     const { bundle, options } = this;
     const { flags } = required(this.began);
-    const command = { ...this.head("perform"), bundle, cookie, uri, options, flags };
+    const untold = { ...this.head("perform"), bundle, cookie, uri, options, flags };
+    const command = { ...untold, ticket: ticketFor(untold) };
     this.performed = await this.source.run<"perform">(command, resumed);
     return this.performed;
   }
@@ -247,7 +257,9 @@ export class Crossing {
   confirm(receipt: Receipt = required(this.finished).receipt) {
     const { flags } = required(this.began);
     const cookie = this.finished?.cookie ?? null;
-    return this.source.run<"confirm">({ ...this.head("confirm"), cookie, receipt, options: this.options, flags });
+    const told = { ...this.head("confirm"), cookie, receipt, options: this.options, flags };
+    const ticket = ticketFor({ ...told, cookie: required(this.prepared).cookie });
+    return this.source.run<"confirm">({ ...told, ticket });
   }
 
   settle(autostart = false) {

@@ -81,7 +81,7 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
     const libvirt = await made.destination.connection();
     await libvirt.call(procedures.domainMigrateFinish3Params, {
       params: [stringParam("destination_name", guest.name)],
-      cookieIn: await made.source.payload(performed.cookie),
+      cookieIn: await made.source.payload(required(performed.cookie)),
       flags: required(made.began).flags,
       cancelled: false,
     });
@@ -208,7 +208,7 @@ describe("the steps of a migration on real hosts", { timeout }, () => {
       assert.equal((await made.inspect()).source.carries.checkpoints, 2);
       const settled = await made.all();
       assert.equal(settled.tree.checkpoints, 2);
-      assert.ok(required(made.performed).cookie.bytes > 1_000_000, "cookie C carries the persistent XML");
+      assert.ok(required(required(made.performed).cookie).bytes > 1_000_000, "cookie C carries the persistent XML");
       assert.deepEqual([await dump(h2, "first"), await dump(h2, "second")], before);
       assert.equal(await h1.virsh.domstate(big.name), undefined);
       // The bitmaps came with the image: libvirt can measure from one, and make the next.

@@ -31,13 +31,20 @@ export const receipt = (outcome: Receipt["outcome"]): Receipt => ({ outcome, evi
 export const migrationRequest: MigrationRequest = {
   id: "m_01JD0000000000000000000000",
   domain: { uuid: "11111111-2222-4333-8444-555555555555", name: "web" },
-  source: { id: "h_01JD0000000000000000000001", name: "alpha" },
-  destination: { id: "h_01JD0000000000000000000002", name: "beta" },
+  source: { id: "h_01JD0000000000000000000001", name: "alpha", publicKey: `${"a".repeat(42)}A` },
+  destination: { id: "h_01JD0000000000000000000002", name: "beta", publicKey: `${"b".repeat(42)}A` },
   options: { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null },
   accept: [],
 };
 
 export const freshMigration = (): MigrationState => newMigration(migrationRequest, at);
+
+const address = { hosts: ["beta"], port: 16_515 };
+const performedBody = {
+  kind: "perform",
+  cookie: inlineBlob,
+  statistics: { downtimeMs: 20, transferredBytes: 1000, totalMs: 100 },
+} as const;
 
 /** Every success that a shim can report for a kind of command, by a name for the table. */
 export function successes(kind: CommandKind): Record<string, ReportBody> {
@@ -73,10 +80,17 @@ export function successes(kind: CommandKind): Record<string, ReportBody> {
     case "begin":
       return { done: { kind, cookie: inlineBlob, xml: inlineBlob, flags: 25, strippedMs: 3 } };
     case "prepare":
-      return { done: { kind, cookie: inlineBlob, uri: "tcp:beta:49152" } };
+      return {
+        done: { kind, cookie: inlineBlob, uri: "tcp:beta:49152", peer: address },
+        deaf: { kind, cookie: inlineBlob, uri: null, peer: null },
+      };
     case "perform":
       return {
-        done: { kind, cookie: inlineBlob, statistics: { downtimeMs: 20, transferredBytes: 1000, totalMs: 100 } },
+        done: { ...performedBody, ended: { receipt: receipt("started"), source: "gone", fault: null } },
+        relayed: { ...performedBody, ended: null },
+        unconfirmed: { ...performedBody, ended: { receipt: receipt("started"), source: "paused", fault: null } },
+        destroyed: { ...performedBody, ended: { receipt: receipt("destroyed"), source: "running", fault } },
+        untaken: { ...performedBody, ended: { receipt: receipt("destroyed"), source: "paused", fault: null } },
       };
     case "abort":
       return { done: { kind, aborted: true }, late: { kind, aborted: false } };
@@ -86,7 +100,10 @@ export function successes(kind: CommandKind): Record<string, ReportBody> {
         destroyed: { kind, receipt: receipt("destroyed"), cookie: null, fault: null },
       };
     case "confirm":
-      return { done: { kind, source: "gone" } };
+      return {
+        done: { kind, source: "gone", receipt: receipt("started") },
+        back: { kind, source: "running", receipt: receipt("destroyed") },
+      };
     case "settle":
       return {
         done: { kind, tree, state: "running", autostart: true },
@@ -118,13 +135,13 @@ export function success(state: MigrationState, pending: Pending, body: ReportBod
 export function failureReport(
   state: MigrationState,
   pending: Pending,
-  failed: { fault?: FaultBody; sourceState?: "running" | "paused" | undefined } = {},
+  failed: { fault?: FaultBody; sourceState?: "running" | "paused" | undefined; receipt?: Receipt | undefined } = {},
 ): StoredReport {
   return {
     commandId: pending.id,
     migrationId: state.id,
     epoch: state.epoch,
     ms: 5,
-    result: { ok: false, fault: failed.fault ?? fault, sourceState: failed.sourceState },
+    result: { ok: false, fault: failed.fault ?? fault, sourceState: failed.sourceState, receipt: failed.receipt },
   };
 }

@@ -10,6 +10,7 @@ import { Executor } from "#shim/executor";
 import { type FileJournal, openJournal } from "#shim/journal";
 import { MigrationConnections } from "#shim/migration-connections";
 import type { Journal, Payloads, Steps, Work } from "#shim/ports";
+import { SilentPeers, sealOf } from "./treaty.ts";
 
 export const id = "m_01JD0000000000000000000000";
 export const other = "m_01JD0000000000000000000001";
@@ -49,11 +50,11 @@ export function make(kind: CommandKind, { migration = id, epoch = 1, attempt = 1
     case "prepare":
       return { ...start, kind, cookie: blob, xml: blob, options, flags: 0 };
     case "perform":
-      return { ...start, kind, bundle: null, cookie: blob, uri: null, options, flags: 0 };
+      return { ...start, kind, bundle: null, cookie: blob, uri: null, options, flags: 0, ticket: null };
     case "finish":
       return { ...start, kind, cookie: null, cancelled: false, options, flags: 0 };
     case "confirm":
-      return { ...start, kind, cookie: null, receipt, options, flags: 0 };
+      return { ...start, kind, cookie: null, receipt, ticket: null, options, flags: 0 };
     case "settle":
       return { ...start, kind, bundle: null, autostart: false, offline: false };
     case "restore":
@@ -79,15 +80,16 @@ export const bodies: { [K in CommandKind]: Extract<ReportBody, { kind: K }> } = 
   export: { kind: "export", bundle },
   stage: { kind: "stage", tree },
   begin: { kind: "begin", cookie: blob, xml: blob, flags: 1, strippedMs: 0 },
-  prepare: { kind: "prepare", cookie: blob, uri: null },
+  prepare: { kind: "prepare", cookie: blob, uri: null, peer: null },
   perform: {
     kind: "perform",
     cookie: blob,
     statistics: { downtimeMs: null, transferredBytes: null, totalMs: null },
+    ended: null,
   },
   abort: { kind: "abort", aborted: true },
   finish: { kind: "finish", receipt, cookie: null, fault: null },
-  confirm: { kind: "confirm", source: "gone" },
+  confirm: { kind: "confirm", source: "gone", receipt },
   settle: { kind: "settle", tree, state: "running", autostart: false },
   restore: { kind: "restore", tree, state: "running" },
   unstage: { kind: "unstage", removed: true },
@@ -167,6 +169,8 @@ export class Process {
           this.removed.push(migration);
         },
       },
+      peers: new SilentPeers(),
+      seal: sealOf("source"),
       migrationAddress: null,
       allowPaths: [],
       send: (message) => {

@@ -15,14 +15,15 @@ import {
 } from "#libvirt/constants";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures as p } from "#libvirt/procedures";
-import type { Blob, BundleRef } from "#protocol/blob";
+import type { Blob, BundleRef, HandedBlob } from "#protocol/blob";
 import type { BundleEntry } from "#protocol/bundle";
 import { writeBundle } from "#protocol/bundle-writer";
 import type { Command, CommandKind, CommandOf, ReportBodyOf } from "#protocol/command";
 import { bundleAccess } from "#shim/bundle-files";
-import type { JournalEntry, Payloads, Step, Work } from "#shim/ports";
+import type { JournalEntry, Payloads, Peers, Step, Work } from "#shim/ports";
 import { readMomentHead } from "#shim/snapshot-xml";
 import { FakeLibvirtd, Refusal } from "./libvirtd.ts";
+import { SilentPeers, sealOf } from "./treaty.ts";
 
 export const domainOfHost: RemoteDomain = { name: "web", uuid: "11111111-2222-3333-4444-555555555555", id: 1 };
 
@@ -48,6 +49,8 @@ export async function bundleFile(path: string, entries: readonly BundleEntry[]):
 export class StepHost {
   readonly fake: FakeLibvirtd;
   #libvirt: LibvirtConnection;
+  peers: Peers = new SilentPeers();
+  side: "source" | "destination" = "source";
   /** False: the domain is not known here. */
   present = true;
   state: number = DomainState.RUNNING;
@@ -68,7 +71,7 @@ export class StepHost {
   /** Called before a change is made: where a test lets somebody else act. */
   onCall: (call: string) => void = () => {};
   /** What a payload is read as; throws what a broken bucket throws. */
-  readBlob: (blob: Blob) => Promise<Uint8Array> = async () => new Uint8Array(0);
+  readBlob: (blob: Blob | HandedBlob) => Promise<Uint8Array> = async () => new Uint8Array(0);
   onSleep: () => void = () => {};
   #nowMs = Date.parse("2026-11-22T10:00:00.000Z");
 
@@ -135,6 +138,8 @@ export class StepHost {
       inventory: async () => (await this.#connection()).libvirt,
       payloads: this.#payloads(),
       bundles: bundleAccess,
+      peers: this.peers,
+      seal: sealOf(this.side),
       bundlePath: "/nowhere",
       migrationAddress: null,
       allowPaths: [],

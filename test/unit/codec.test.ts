@@ -35,7 +35,7 @@ const up: UpMessage[] = [
       migrationId,
       epoch: 1,
       ms: 12,
-      result: { ok: true, body: { kind: "prepare", cookie: blob(10), uri: null } },
+      result: { ok: true, body: { kind: "prepare", cookie: blob(10), uri: null, peer: null } },
     },
   },
 ];

@@ -19,6 +19,7 @@ import type { Work } from "#shim/ports";
 import { steps } from "#shim/steps";
 import { compareFiles, type FileIdentity, identifyFile, isAllowedPath, readBootId } from "#shim/storage";
 import { FakeLibvirtd, Refusal } from "#test/fake/libvirtd";
+import { SilentPeers, sealOf } from "#test/fake/treaty";
 
 const uuid = "11111111-2222-3333-4444-555555555555";
 const otherUuid = "99999999-2222-3333-4444-555555555555";
@@ -132,6 +133,8 @@ describe("inspections", () => {
         downloadBundle: unused,
       },
       bundles: bundleAccess,
+      peers: new SilentPeers(),
+      seal: sealOf("source"),
       bundlePath: "",
       migrationAddress: null,
       allowPaths: [],
