@@ -5,6 +5,7 @@
  *   --fault A,B   only these faults      --step A,B   only these moments      --list   print the names and run nothing
  *   --json        the cells as JSON on stdout
  *   --write       also write docs/chaos-matrix.md
+ *   --keep DIR    of each cell that is not sound, keep there what everybody said: journals, outputs, the migration, libvirtd's logs
  */
 import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -13,6 +14,7 @@ import { parseArgs, promisify } from "node:util";
 import { installPrerequisites, isRoot, LabRefusal } from "#lab/prerequisites";
 import { type Cell, runCell } from "./cell.ts";
 import { ChaosScene } from "./chaos-scene.ts";
+import { keepEvidence } from "./evidence.ts";
 import { type Fault, faults } from "./fault.ts";
 import { isSound, page, summary, table, told } from "./matrix.ts";
 import { type Moment, moments } from "./moment.ts";
@@ -24,6 +26,7 @@ const { values } = parseArgs({
     list: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
+    keep: { type: "string" },
   },
 });
 const say = (line: string) => console.error(line);
@@ -53,6 +56,7 @@ async function runAll(cells: readonly { fault: Fault; moment: Moment }[], stoppi
       say(`${String(index + 1).padStart(3)}/${cells.length} ${told(cell)}`);
       if (isSound(cell)) continue;
       sayLogs(scene);
+      if (values.keep !== undefined) await keepEvidence(scene, cell, join(values.keep, String(index + 1)));
       await scene.stop();
       scene = undefined;
     }

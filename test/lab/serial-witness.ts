@@ -11,6 +11,8 @@ const defaultPollMs = 5;
 const readBytesMax = 64 * 1024;
 /** A guest line is under 40 bytes; more without a newline is noise of firmware. */
 const lineBytesMax = 4096;
+/** Gaps that are kept where somebody asks for them; a migration makes a few. */
+const gapsMax = 1000;
 /** A witness that ran into two running copies sees hundreds a second; the first ones tell. */
 const violationsMax = 1000;
 
@@ -35,6 +37,8 @@ export interface SerialWitnessOptions {
   readonly pollMs?: number;
   /** Read what is in the file already ("start", default), or only what comes ("end"). */
   readonly from?: "start" | "end";
+  /** Keep every gap of at least this many ms in `gaps`; default: none. */
+  readonly gapMsMin?: number;
 }
 
 interface Waiter {
@@ -50,6 +54,8 @@ export class SerialWitness {
   ticksSeen = 0;
   /** Largest gap between two ticks since the last `reset()`. */
   largestGap: TickGap | undefined;
+  /** Gaps of at least `gapMsMin` since the last `reset()`, at most the first 1,000. */
+  gaps: TickGap[] = [];
   /** Ticks that do not follow their predecessor since the last `reset()`, at most 1,000. */
   violations: TickViolation[] = [];
   /** How often the guest has booted. */
@@ -62,6 +68,7 @@ export class SerialWitness {
   readonly #now: () => number;
   readonly #pollMs: number;
   readonly #from: "start" | "end";
+  readonly #gapMsMin: number;
   #file: FileHandle | undefined;
   #offset = 0;
   #rest = "";
@@ -78,6 +85,7 @@ export class SerialWitness {
     this.#now = options.now ?? (() => performance.now());
     this.#pollMs = options.pollMs ?? defaultPollMs;
     this.#from = options.from ?? "start";
+    this.#gapMsMin = options.gapMsMin ?? Number.POSITIVE_INFINITY;
   }
 
   /** Begins to read; the file may appear later. Keeps no process alive by itself. */
@@ -100,6 +108,7 @@ export class SerialWitness {
   reset(): void {
     this.ticksSeen = 0;
     this.largestGap = undefined;
+    this.gaps = [];
     this.violations = [];
     this.#observerMs = 0;
   }
@@ -254,7 +263,9 @@ export class SerialWitness {
     this.ticksSeen += 1;
     if (before !== undefined && this.#lastTickAt !== undefined) {
       const ms = at - this.#lastTickAt;
-      if (ms > (this.largestGap?.ms ?? 0)) this.largestGap = { ms, observerMs: this.#observerMs, before, after: count };
+      const gap = { ms, observerMs: this.#observerMs, before, after: count };
+      if (ms > (this.largestGap?.ms ?? 0)) this.largestGap = gap;
+      if (ms >= this.#gapMsMin && this.gaps.length < gapsMax) this.gaps.push(gap);
       if (count !== before + 1) {
         const kind = count === before ? "repeat" : count < before ? "back" : "skip";
         const violation: TickViolation = { kind, before, after: count };
