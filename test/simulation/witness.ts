@@ -28,6 +28,8 @@ export class Witness {
   life = 0;
   /** A host lost its power with this life in it: then its end is nobody's fault. */
   powerTouched = false;
+  /** Where this life's CPUs ran last. */
+  #ranAt: SideName = "source";
   /** The guest had been paused by its owner when it was to move. */
   ownerPaused = false;
   /** The migration's state as last committed. */
@@ -55,6 +57,8 @@ export class Witness {
 
   newLife(daemon: SimLibvirtd): number {
     this.life += 1;
+    this.ownerPaused &&= this.life === 1;
+    this.#ranAt = daemon.side;
     this.#world.note(`${daemon.side} a new life of the guest begins (${this.life})`);
     return this.life;
   }
@@ -63,6 +67,12 @@ export class Witness {
   ran(daemon: SimLibvirtd, domain: SimDomain, by: string): void {
     if (this.#other(daemon.side)?.domains.get(domain.uuid)?.qemu?.cpu === "running")
       this.#world.violate("I1", `the guest runs on both hosts: on the ${daemon.side} by ${by}`);
+    // A copy that stood still while the other one ran knows nothing of what was written since.
+    if (domain.qemu?.life === this.life) {
+      if (this.#ranAt === "destination" && daemon.side === "source" && !this.fenced.has("destination"))
+        this.#world.violate("I1", `the source goes on (${by}) from before the guest ran on the destination`);
+      this.#ranAt = daemon.side;
+    }
     if (this.ownerPaused && by !== "client resumes")
       this.#world.violate("I2", `a guest that its owner had paused runs on the ${daemon.side} by ${by}`);
   }
