@@ -83,6 +83,28 @@ describe("TcpProxy", { timeout: 60_000 }, () => {
     healed.destroy();
   });
 
+  test("a delay that changes on a standing connection never turns the order of what was said", async () => {
+    const socket = await open();
+    const texts = Array.from({ length: 40 }, (_, index) => `${index};`);
+    const whole = texts.join("");
+    let heard = "";
+    const all = new Promise<void>((resolve) => {
+      socket.on("data", (chunk: string) => {
+        heard += chunk;
+        if (heard.length >= whole.length) resolve();
+      });
+    });
+    for (const [index, text] of texts.entries()) {
+      proxy.delay([40, 0, 7][index % 3] ?? 0);
+      socket.write(text);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    proxy.delay(0);
+    await all;
+    assert.equal(heard, whole);
+    socket.destroy();
+  });
+
   test("stall closes nothing and loses nothing: what was said meanwhile arrives after heal, on old and new ones", async () => {
     const standing = await open();
     assert.equal(await said(standing, "before"), "before");
