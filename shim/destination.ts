@@ -15,7 +15,7 @@ import type { BundleRef } from "#protocol/blob";
 import type { DomainRef, ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { readDomain } from "./domain-xml.ts";
-import { cancelIncoming } from "./finish.ts";
+import { cancelIncoming, decisionOf } from "./finish.ts";
 import { destinationFlags, prepareParams } from "./flags.ts";
 import { faultOf } from "./libvirt-fault.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";
@@ -298,6 +298,8 @@ async function isOurs(
   bundle: BundleRef | null,
 ): Promise<boolean> {
   if (hasMilestone(work.history, "staging")) return true;
+  // Finish was decided here: by PERSIST_DEST it made the definition, or wrote over whatever stood there.
+  if (decisionOf(work.history)?.cancelled === false) return true;
   const asked = work.history.some((entry) => entry.type === "intent" && entry.command.kind === "stage");
   if (asked || bundle === null) return false;
   const wanted: Tree = await readBundleTree(entriesOf(work, await work.payloads.downloadBundle(bundle)));
