@@ -235,6 +235,7 @@ on(p.domainMigrateFinish3Params, (call, { params, cancelled, flags }) => {
   if (domain === undefined) throw refusal(procedure, ErrorCode.NO_DOMAIN, `no domain with matching name '${name}'`);
   const { job } = domain;
   if (job?.kind !== "incoming") throw invalid(call, `domain '${name}' is not processing incoming migration`);
+  daemon.witness.finishing(cancelled);
   if (cancelled) {
     daemon.endIncoming(domain, ShutoffReason.FAILED, "Finish cancelled");
     const text = "migration successfully aborted";
@@ -248,7 +249,6 @@ on(p.domainMigrateFinish3Params, (call, { params, cancelled, flags }) => {
   }
   domain.persistent = true;
   domain.job = null;
-  daemon.witness.finished(daemon, domain);
   if (!isOffline && job.paused) daemon.pause(domain, PausedReason.USER);
   else if (!isOffline) daemon.run(domain, RunningReason.MIGRATED, "Finish");
   return { dom: domain.handle, cookieOut: cookie({ cookie: "D" }) };

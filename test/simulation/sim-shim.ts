@@ -5,12 +5,13 @@
 import { procedures } from "#libvirt/procedures";
 import type { DownMessage, UpMessage } from "#protocol/message";
 import type { PeerReply, PeerRequest } from "#protocol/ticket";
+import type { Clock } from "#shim/clock";
 import { Executor } from "#shim/executor";
 import { HandOverWatch } from "#shim/hand-over-watch";
 import { openJournal } from "#shim/journal";
 import { MigrationConnections } from "#shim/migration-connections";
 import { PeerDesk } from "#shim/peer/desk";
-import type { Journal, Seal, Step, Steps } from "#shim/ports";
+import type { Journal, Peers, Step, Steps } from "#shim/ports";
 import { probeDomain } from "#shim/probe";
 import { SharedConnection } from "#shim/shared-connection";
 import { steps as realSteps } from "#shim/steps";
@@ -37,11 +38,9 @@ export interface ShimParts {
 
 export interface ShimMutation {
   steps?: (steps: Steps) => Steps;
-  journal?: (journal: Journal) => Journal;
-  seal?: (seal: Seal) => Seal;
+  journal?: (journal: Journal, clock: Clock) => Journal;
+  peers?: (peers: Peers) => Peers;
   executor?: (executor: Executor) => void;
-  /** False: reports are not repeated. */
-  resends?: boolean;
 }
 
 const heartbeatMs = 10_000;
@@ -101,17 +100,16 @@ class ShimProcess implements ShimEnd {
     const { life } = this;
     const clock = world.clockOf(life);
     const opened = await openJournal("/state", disk.seenBy(life));
-    const journal = mutate.journal?.(opened) ?? opened;
+    const journal = mutate.journal?.(opened, clock) ?? opened;
     files.sweep(await journal.list());
     const connect = () => daemon.connect(life);
     const shared = new SharedConnection({ connect, onOpened() {}, clock, log: silent, signal: noSignal });
-    const plain = sealOf(side);
-    const seal = mutate.seal?.(plain) ?? plain;
-    const peers = {
-      ask: (_to: unknown, request: PeerRequest, patienceMs: number) =>
-        network.ask(life, seal.publicKey, request, patienceMs),
+    const seal = sealOf(side);
+    const channel: Peers = {
+      ask: (_to, request, patienceMs) => network.ask(life, seal.publicKey, request, patienceMs),
       hold: () => () => {},
     };
+    const peers = mutate.peers?.(channel) ?? channel;
     const send = (message: UpMessage) => life.isAlive && network.up(side, message);
     const steps: Steps = { ...realSteps, inspectSource, inspectDestination };
     const executor = new Executor({
@@ -137,15 +135,15 @@ class ShimProcess implements ShimEnd {
     network.dial(side, this);
     for (;;) {
       await clock.sleep(resendMs);
-      if (network.isOpen(side) && mutate.resends !== false) executor.resend();
+      if (network.isOpen(side)) executor.resend();
       await clock.sleep(heartbeatMs - resendMs);
       send({ type: "heartbeat" });
-      if (network.isOpen(side) && mutate.resends !== false) executor.resend();
+      if (network.isOpen(side)) executor.resend();
     }
   }
 
   connected(): void {
-    if (this.#parts.mutate.resends !== false) this.#executor?.resend();
+    this.#executor?.resend();
   }
 
   received(message: DownMessage): void {

@@ -41,6 +41,10 @@ export class Witness {
   readonly #bodies = new Map<string, string>();
   readonly #states = new Map<string, { version: number; epoch: number }>();
   readonly #epochs = new Map<string, number>();
+  /** Epoch of each command as the functions sent it. */
+  readonly #sent = new Map<string, number>();
+  /** Points that a side's journal has for good: a milestone's name, with what decides of it. */
+  readonly #points = new Set<string>();
   readonly #performs = new Map<string, number>();
 
   constructor(world: World) {
@@ -111,10 +115,16 @@ export class Witness {
     const key = `${daemon.side} ${domain.uuid}`;
     const count = (this.#performs.get(key) ?? 0) + 1;
     this.#performs.set(key, count);
+    if (!this.#points.has("destination armed") || !this.#points.has("source armed"))
+      this.#world.violate("I10", "Perform is called although the destination was not armed: nobody could end it alone");
     if (count > 1) this.#world.violate("I6", "Perform was called twice for one migration");
   }
 
-  finished(_daemon: SimLibvirtd, _domain: SimDomain): void {}
+  /** I7: libvirt is asked only for what the journal has decided. */
+  finishing(cancelled: boolean): void {
+    if (!this.#points.has(`destination finishing ${cancelled}`))
+      this.#world.violate("I7", `Finish (${cancelled ? "cancelled" : "started"}) is called before that decision is on disk`);
+  }
 
   wasPausedByOwner(_domain: SimDomain): boolean {
     return this.ownerPaused;
@@ -174,6 +184,7 @@ export class Witness {
   /** I6: one body for an id, whoever sends it. */
   commanded(command: Command): void {
     const body = canonical(command);
+    this.#sent.set(command.id, command.epoch);
     const known = this.#bodies.get(command.id);
     if (known === undefined) this.#bodies.set(command.id, body);
     else if (known !== body) this.#world.violate("I6", `command ${command.id} has two bodies`);
@@ -183,13 +194,17 @@ export class Witness {
   journalled(side: SideName, path: string, line: Buffer): void {
     const text = line.toString("utf8", 18);
     if (text.startsWith('{"type":"intent"')) {
-      const epoch = Number(/"epoch":(\d+)/.exec(text)?.[1] ?? 0);
+      const id = /"id":"([^"]*)"/.exec(text)?.[1] ?? "";
+      const epoch = this.#sent.get(id) ?? Number(/"epoch":(\d+)/.exec(text)?.[1] ?? 0);
       const key = `${side} ${path}`;
       if (epoch < (this.#epochs.get(key) ?? 0))
         this.#world.violate("I5", `the ${side} begins a command of epoch ${epoch} after one of ${this.#epochs.get(key)}`);
       this.#epochs.set(key, epoch);
     }
-    if (text.includes('"name":"finished"')) {
+    const name = /"type":"milestone".*?"name":"([a-zA-Z]+)"/.exec(text)?.[1];
+    if (name !== undefined)
+      this.#points.add(`${side} ${name}${name === "finishing" ? ` ${text.includes('"cancelled":true')}` : ""}`);
+    if (name === "finished") {
       const id = /([mb]_[0-9A-Z]{26})\.jsonl$/.exec(path)?.[1] ?? "";
       this.stated(id, /"outcome":"([a-z]+)"/.exec(text)?.[1] ?? "?", `the ${side}'s journal`);
     }
