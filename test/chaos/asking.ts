@@ -30,9 +30,14 @@ export async function request(world: World, wish: Wish): Promise<string> {
   throw new Error(`no migration can be started: ${refusal}`);
 }
 
-/** The migration once it has ended; null when it has not after `msMax`. */
-export async function endOf(world: World, id: string, msMax: number): Promise<Migration | null> {
-  for (const untilMs = performance.now() + msMax; performance.now() < untilMs; await sleep(pollMs)) {
+/** The migration once it has ended; null when it has not after `msMax`, or when it is `hopeless`. */
+export async function endOf(
+  world: World,
+  id: string,
+  msMax: number,
+  hopeless: () => boolean = () => false,
+): Promise<Migration | null> {
+  for (const untilMs = performance.now() + msMax; performance.now() < untilMs && !hopeless(); await sleep(pollMs)) {
     const migration = await look(world, id);
     if (migration !== null && migration.status !== "running") return migration;
   }

@@ -42,14 +42,14 @@ export async function runCell(scene: ChaosScene, fault: Fault, moment: Moment): 
   const before = await lookBefore(scene);
   const strike = await fault.prepare(scene);
   let struckMs: number | null = null;
-  let healing: Promise<string | null> = Promise.resolve(null);
+  let healing: Promise<void> = Promise.resolve();
+  let unhealed: string | null = null;
   const trigger = await arm(scene, moment, () => {
     strike.inject();
     struckMs = performance.now();
-    healing = strike.heal().then(
-      () => null,
-      (error: unknown) => `it does not heal: ${error instanceof Error ? error.message : String(error)}`,
-    );
+    healing = strike.heal().catch((error: unknown) => {
+      unhealed = `it does not heal: ${error instanceof Error ? error.message : String(error)}`;
+    });
   });
   const cell: Cell = {
     fault: fault.name,
@@ -70,11 +70,11 @@ export async function runCell(scene: ChaosScene, fault: Fault, moment: Moment): 
       destination: scene.destination.name,
       bandwidthMiBps: performMiBps,
     });
-    const migration = await endOf(scene.world, cell.migrationId, endMsMax);
+    const migration = await endOf(scene.world, cell.migrationId, endMsMax, () => unhealed !== null);
     const endedMs = performance.now();
     trigger.disarm();
     cell.struck = struckMs !== null;
-    const unhealed = await healing;
+    await healing;
     if (unhealed !== null) cell.violations.push(unhealed);
     if (!cell.struck) cell.violations.push("its moment never came");
     else cell.endMs = endedMs - (struckMs ?? endedMs);
@@ -101,6 +101,7 @@ async function judge(scene: ChaosScene, before: Before, cell: Cell, migration: M
   if (completed) scene.turn();
   cell.violations.push(...(await violations(scene, scene.source, before)));
   cell.silentMs = scene.guest.witness.largestGap?.ms ?? null;
+  if (cell.violations.length > 0) return;
   const locked = await allowedFault(scene.world, { domain: scene.guest.uuid, destination: scene.destination.name });
   if (locked !== null) cell.violations.push(locked);
 }

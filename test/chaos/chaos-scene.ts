@@ -33,6 +33,7 @@ interface Parts {
   ways: Map<string, Ways>;
   s3: TcpProxy;
   dynamo: TcpProxy;
+  store: Running;
 }
 
 export class ChaosScene {
@@ -41,18 +42,20 @@ export class ChaosScene {
   readonly guest: Guest;
   readonly s3Proxy: TcpProxy;
   readonly dynamoProxy: TcpProxy;
+  readonly store: Running;
   readonly #ways: Map<string, Ways>;
   readonly #close: () => Promise<void>;
   /** Where the guest is, and where it goes next. */
   source: Host;
   destination: Host;
 
-  constructor({ lab, fleet, guest, ways, s3, dynamo }: Parts, close: () => Promise<void>) {
+  constructor({ lab, fleet, guest, ways, s3, dynamo, store }: Parts, close: () => Promise<void>) {
     this.world = new World(lab, fleet);
     this.fleet = fleet;
     this.guest = guest;
     this.s3Proxy = s3;
     this.dynamoProxy = dynamo;
+    this.store = store;
     this.#ways = ways;
     this.#close = close;
     this.source = lab.host(0);
@@ -74,7 +77,8 @@ export class ChaosScene {
         opened.push(() => proxy.close());
         return proxy;
       };
-      const dynamo = await proxied(await startStore(opened));
+      const store = await startStore(opened);
+      const dynamo = await proxied(store.port);
       const ways = new Map<string, Ways>();
       let s3: TcpProxy | undefined;
       const fleet = await startFleet({
@@ -109,7 +113,7 @@ export class ChaosScene {
       await host.virsh.run(["autostart", guest.name]);
       guest.witness.reset();
       log(`${guest.name} counts on ${host.name}, with its tree`);
-      return new ChaosScene({ lab, fleet, guest, ways, s3, dynamo }, close);
+      return new ChaosScene({ lab, fleet, guest, ways, s3, dynamo, store: store.running }, close);
     } catch (error) {
       await close();
       throw error;
@@ -147,8 +151,7 @@ export class ChaosScene {
   }
 }
 
-/** The store's process; returns its port. */
-async function startStore(opened: (() => Promise<unknown>)[]): Promise<number> {
+async function startStore(opened: (() => Promise<unknown>)[]): Promise<{ running: Running; port: number }> {
   const folder = await mkdtemp(join(tmpdir(), "vmferry-chaos-store-"));
   opened.push(() => rm(folder, { recursive: true, force: true }));
   const program = join(import.meta.dirname, "store-process.ts");
@@ -156,5 +159,5 @@ async function startStore(opened: (() => Promise<unknown>)[]): Promise<number> {
   opened.push(() => running.stop());
   await running.says(readyText);
   const endpoint = running.output.split(readyText)[1]?.split("\n")[0] ?? "";
-  return Number(new URL(endpoint).port);
+  return { running, port: Number(new URL(endpoint).port) };
 }

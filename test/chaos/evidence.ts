@@ -12,7 +12,7 @@ export async function keepEvidence(scene: ChaosScene, cell: Cell, dir: string): 
   const write = (name: string, text: string) => writeFile(join(dir, name), text);
   await write("cell.json", JSON.stringify(cell, null, 2));
   await write("migration.json", JSON.stringify(await look(world, cell.migrationId), null, 2));
-  for (const running of [fleet.controlPlane, ...fleet.shims.values()])
+  for (const running of [fleet.controlPlane, ...fleet.shims.values(), scene.store])
     if (running !== undefined) await write(`${running.label.replaceAll(" ", "-")}.out`, running.output);
   for (const host of world.lab.hosts) {
     await cp(join(scene.stateOf(host), "journal"), join(dir, `${host.name}-journal`), { recursive: true });

@@ -67,8 +67,8 @@ async function runAll(cells: readonly { fault: Fault; moment: Moment }[], stoppi
 }
 
 /** What everybody said last, for whoever has to find out why. */
-function sayLogs({ fleet }: ChaosScene): void {
-  for (const running of [fleet.controlPlane, ...fleet.shims.values()]) {
+function sayLogs({ fleet, store }: ChaosScene): void {
+  for (const running of [fleet.controlPlane, ...fleet.shims.values(), store]) {
     if (running === undefined) continue;
     say(`    -- ${running.label}`);
     for (const line of running.output.trimEnd().split("\n").slice(-12)) say(`    ${line.slice(0, 400)}`);

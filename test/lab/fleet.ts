@@ -5,6 +5,7 @@
  * Every process is ended by the pid it was started with; nothing here finds processes by name.
  */
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -234,17 +235,26 @@ async function insideOf(host: Host, command: string[]): Promise<string[]> {
   return ["nsenter", "--target", String(daemon.pid), "--mount", "--uts", "--root", "--wd", "--", ...command];
 }
 
+/**
+ * Below Linux's range for outgoing connections (32768) and above the lab's migration ports: a process that is killed and started again
+ * on its port must not find it taken by somebody's outgoing connection, such as one that was dialling this very port.
+ */
+const portMin = 31_300;
+const portMax = 32_700;
+const portTriesMax = 50;
+
 /** A port that is free now. */
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", resolve);
-  });
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === "string") throw new Error("no port");
-  return address.port;
+  for (let tries = 0; tries < portTriesMax; tries += 1) {
+    const port = randomInt(portMin, portMax);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen({ port, host: "127.0.0.1", exclusive: true }, () => server.close(() => resolve(true)));
+    });
+    if (free) return port;
+  }
+  throw new Error(`no free port between ${portMin} and ${portMax}`);
 }
 
 /** Starts the control plane and a shim on every host, and waits until each has said that it is connected. */
