@@ -82,10 +82,11 @@ export function reportBody(kind: Command["kind"], relayed = false): ReportBody {
   return body;
 }
 
-/** A destination that is asked to abort has started nothing. */
+/** A destination that is asked to abort has started nothing; a source confirms by the receipt that it was given. */
 function answerTo(command: Command, relayed: boolean): ReportBody {
-  const aborted = command.kind === "finish" && command.cancelled ? successes("finish").destroyed : undefined;
-  return aborted ?? reportBody(command.kind, relayed);
+  const body = reportBody(command.kind, relayed);
+  if (command.kind === "finish" && command.cancelled) return successes("finish").destroyed ?? body;
+  return command.kind === "confirm" && body.kind === "confirm" ? { ...body, receipt: command.receipt } : body;
 }
 
 class MemoryFeed {
