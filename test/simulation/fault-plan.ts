@@ -86,8 +86,8 @@ export function ownKindsOf(point: Point): readonly OwnKind[] {
 export type FaultSource =
   | { type: "none" }
   | { type: "planned"; faults: readonly PlannedFault[] }
-  /** Lots are drawn with `likelihood` at each point until `faultsMax` have been; only these kinds. */
-  | { type: "swarm"; likelihood: number; faultsMax: number; kinds: ReadonlySet<FaultKind> };
+  /** After so many points, lots are drawn with `likelihood` at each until `faultsMax` have been; only these kinds. */
+  | { type: "swarm"; likelihood: number; faultsMax: number; kinds: ReadonlySet<FaultKind>; afterPoints: number };
 
 const none: ReadonlySet<OwnKind> = new Set();
 
@@ -95,6 +95,7 @@ export class FaultBook {
   readonly #source: FaultSource;
   readonly #chance: Chance;
   readonly #reached = new Map<string, number>();
+  #points = 0;
   readonly #onWorld: (kind: WorldKind) => void;
   /** Every point reached, in order, while `recording`. */
   readonly points: { at: string; point: Point }[] = [];
@@ -112,6 +113,7 @@ export class FaultBook {
   /** The faults of the crossing that is about to happen; those of the world around are set off on the way. */
   at(point: Point): ReadonlySet<OwnKind> {
     if (this.closed) return none;
+    if (point.class !== "look") this.#points += 1;
     const name = `${point.class} ${point.actor} ${point.what}`;
     const nth = (this.#reached.get(name) ?? 0) + 1;
     this.#reached.set(name, nth);
@@ -136,7 +138,8 @@ export class FaultBook {
       case "planned":
         return source.faults.filter((fault) => fault.at === at).map(({ kind }) => kind);
       case "swarm": {
-        const { likelihood, faultsMax, kinds } = source;
+        const { likelihood, faultsMax, kinds, afterPoints } = source;
+        if (this.#points < afterPoints) return [];
         // A look is one of hundreds; the points that change something are what matters.
         const likely = point.class === "look" ? likelihood / 8 : likelihood;
         if (this.injected.length >= faultsMax || !this.#chance.is(likely)) return [];

@@ -1,6 +1,104 @@
-import { simulate } from "./run.ts";
-const t0 = performance.now();
-let ev = 0;
-for (let i = 1; i <= 300; i++) { const r = await simulate({ seed: i }); ev += r.events; if (r.violations.length) console.log(i, r.violations); }
-console.log((performance.now() - t0) / 300, "ms per run", ev / 300);
-process.exit(0);
+/**
+ * `npm run sim -- --seed N --runs N`: seeded swarms, from a seed on; prints figures, and every failure with the command that
+ * replays it. `--pair` draws pairs of single faults instead, `--singles` does every single fault, `--fault` one of them.
+ * `--trace` (one run) prints all that happened; `--mutation` takes a rule away first.
+ */
+import { availableParallelism } from "node:os";
+import { parseArgs } from "node:util";
+import { type Batch, type Figures, noFigures, merge, runPair, scenarios, textOf } from "./batch.ts";
+import { allKinds, type PlannedFault } from "./fault-plan.ts";
+import { mutations } from "./mutations.ts";
+import { runOnThreads } from "./pool.ts";
+import { plainScenario, type RunResult } from "./run.ts";
+import { runSingle } from "./singles.ts";
+import { runSwarm } from "./swarm.ts";
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: "string", default: "1" },
+    runs: { type: "string", default: "1" },
+    threads: { type: "string" },
+    scenario: { type: "string", default: "tree" },
+    fault: { type: "string" },
+    mutation: { type: "string" },
+    pair: { type: "boolean", default: false },
+    singles: { type: "boolean", default: false },
+    trace: { type: "boolean", default: false },
+  },
+});
+
+const seed = whole(values.seed, "--seed");
+const runs = whole(values.runs, "--runs");
+const threads = values.threads === undefined ? availableParallelism() : whole(values.threads, "--threads");
+
+function whole(text: string, what: string): number {
+  const number = Number(text);
+  if (Number.isSafeInteger(number) && number > 0) return number;
+  console.error(`${what} must be a whole number above 0`);
+  process.exit(64);
+}
+
+function faultOf(text: string): PlannedFault {
+  const at = text.slice(0, text.lastIndexOf(" "));
+  const kind = allKinds.find((each) => each === text.slice(at.length + 1));
+  if (kind !== undefined) return { at, kind };
+  console.error(`--fault: no kind in "${text}"; there are ${allKinds.join(", ")}`);
+  process.exit(64);
+}
+
+function mutationOf(name: string | undefined) {
+  if (name === undefined) return {};
+  const mutation = mutations[name]?.mutation;
+  if (mutation !== undefined) return { mutation };
+  console.error(`--mutation: there are\n${Object.keys(mutations).join("\n")}`);
+  process.exit(64);
+}
+
+/** One run, told in full. */
+async function single(): Promise<RunResult> {
+  const options = { tracing: true, ...mutationOf(values.mutation) };
+  if (values.fault !== undefined)
+    return runSingle(seed, scenarios[values.scenario] ?? plainScenario, faultOf(values.fault), options);
+  return values.pair ? runPair(seed, options) : runSwarm(seed, options);
+}
+
+function tell(result: RunResult): void {
+  if (values.trace || result.violations.length > 0) console.log(result.trace.join("\n"));
+  console.log(`seed ${result.seed}, ${JSON.stringify(result.scenario)}: ${result.status} after ${result.events} events`);
+  for (const fault of result.injected) console.log(`  fault: ${textOf(fault)}`);
+  for (const { invariant, text, atMs } of result.violations) console.log(`  BROKEN ${invariant} at ${atMs} ms: ${text}`);
+  if (result.violations.length > 0) process.exitCode = 1;
+}
+
+function print(figures: Figures, seconds: number): void {
+  const line = (of: Record<string, number>) =>
+    Object.entries(of)
+      .sort(([, one], [, other]) => other - one)
+      .map(([name, count]) => `${name} ${count}`)
+      .join(", ");
+  console.log(
+    `${figures.runs} runs, ${figures.events} events in ${seconds.toFixed(1)} s: ${Math.round(figures.runs / seconds)} runs/s on ${threads} threads`,
+  );
+  console.log(`faults: ${line(figures.faults)}`);
+  console.log(`ends: ${line(figures.ends)}; ${figures.stranded} were stranded meanwhile`);
+  const known = figures.failures.filter(({ knownDefect }) => knownDefect !== null);
+  const fresh = figures.failures.filter(({ knownDefect }) => knownDefect === null);
+  for (const name of new Set(known.map(({ knownDefect }) => knownDefect))) {
+    const of = known.filter(({ knownDefect }) => knownDefect === name);
+    console.log(`known defect, ${of.length} runs, such as ${of[0]?.replay}: ${name}`);
+  }
+  for (const { replay, invariant, text, faults } of fresh)
+    console.log(`BROKEN ${invariant}: ${text}\n  faults: ${faults}\n  replay: npm run sim -- ${replay} --trace`);
+  if (fresh.length > 0) process.exitCode = 1;
+}
+
+if (!values.singles && runs === 1) tell(await single());
+else {
+  const startedMs = performance.now();
+  const figures = noFigures();
+  const batches: Batch[] = values.singles
+    ? [{ type: "singles", seed, scenario: values.scenario }]
+    : [{ type: values.pair ? "pairs" : "swarm", from: seed, runs }];
+  for (const batch of batches) merge(figures, await runOnThreads(batch, threads));
+  print(figures, (performance.now() - startedMs) / 1000);
+}

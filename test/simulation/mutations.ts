@@ -7,6 +7,7 @@ import { procedures } from "#libvirt/procedures";
 import type { Ports } from "#functions/ports";
 import { receive } from "#functions/session";
 import type { Journal, Steps } from "#shim/ports";
+import type { FaultSource } from "./fault-plan.ts";
 import type { Mutation } from "./run.ts";
 
 /** A journal that does not write certain points and says that it did. */
@@ -89,7 +90,13 @@ function unconditional(ports: Ports): Ports {
   };
 }
 
-export const mutations: Record<string, Mutation> = {
+export interface Removed {
+  mutation: Mutation;
+  /** Where a run without that rule goes wrong more often than in any swarm; default a swarm. */
+  source?: FaultSource;
+}
+
+const removed: Record<string, Mutation> = {
   "silence is cancelled": { functions: { decide: silenceIsCancelled } },
   "strip before stage": { functions: { decide: stripBeforeStage } },
   "no condition on the state's version": { functions: { ports: unconditional } },
@@ -195,3 +202,15 @@ export const mutations: Record<string, Mutation> = {
     destination: { steps: withStep({ unstage: async () => ({ kind: "unstage", removed: true }) }) },
   },
 };
+
+const focus: Record<string, FaultSource> = {
+  // A late command must meet a newer decision before its host has forgotten the migration: a matter of milliseconds.
+  "no epoch check": { type: "planned", faults: [{ at: "down source command export:1#1", kind: "cancel" }] },
+};
+
+export const mutations: Record<string, Removed> = Object.fromEntries(
+  Object.entries(removed).map(([name, mutation]) => {
+    const source = focus[name];
+    return [name, source === undefined ? { mutation } : { mutation, source }];
+  }),
+);

@@ -64,7 +64,8 @@ const healAtMs = 25 * 60_000;
 const endByMs = healAtMs + 4 * 60 * 60_000;
 /** After the end: what is still on its way arrives; what somebody kept for long arrives too. */
 const quietMs = 1_500;
-const lateMs = 21 * 60_000;
+const slowMs = 61_000;
+const lateMs = 6 * 60_000 + 5_000;
 /** What has ended is forgotten everywhere within some heartbeats and ticks of a healed world. */
 const forgottenMs = 10 * 60_000;
 
@@ -112,8 +113,10 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
     if (world.violations.length > 0) return true;
     if (state?.step !== "ended") return false;
     if (endedAtMs < 0) endedAtMs = world.time.nowMs;
-    const late = world.faults.injected.some(({ kind }) => kind === "stale" || kind === "delayed");
-    return world.time.nowMs > endedAtMs + (late ? lateMs : quietMs) && isQuiet(scene, endedAtMs);
+    const isLate = world.faults.injected.some(({ kind }) => kind === "stale");
+    const isSlow = world.faults.injected.some(({ kind }) => kind === "delayed" || kind === "repeated");
+    const ms = isLate ? lateMs : isSlow ? slowMs : quietMs;
+    return world.time.nowMs > endedAtMs + ms && isQuiet(scene, endedAtMs);
   });
   const { state } = witness;
   if (world.violations.length === 0)

@@ -125,7 +125,7 @@ export class Network {
     if (kinds.has("repeated")) time.after(chance.between(1, 2_000), onSameSocket);
     // Somebody on the way kept it: it arrives on whatever socket is open then.
     if (kinds.has("stale"))
-      time.after(chance.between(5_000, 20 * 60_000), () => {
+      time.after(chance.between(5_000, 6 * 60_000), () => {
         if (this.isOpen(side)) arrive();
       });
   }

@@ -1,6 +1,6 @@
 /** Every single fault: each kind that a point can have, at each point that a run without faults reaches. */
 import { ownKindsOf, type PlannedFault, worldKinds } from "./fault-plan.ts";
-import { type RunResult, type Scenario, simulate } from "./run.ts";
+import { type Mutation, type RunResult, type Scenario, simulate } from "./run.ts";
 
 /** All of them for a scenario, in the order of the happy run. */
 export async function singleFaults(seed: number, scenario: Scenario): Promise<PlannedFault[]> {
@@ -11,6 +11,11 @@ export async function singleFaults(seed: number, scenario: Scenario): Promise<Pl
   });
 }
 
-export function runSingle(seed: number, scenario: Scenario, fault: PlannedFault, tracing = false): Promise<RunResult> {
-  return simulate({ seed, scenario, source: { type: "planned", faults: [fault] }, tracing });
+export function runSingle(
+  seed: number,
+  scenario: Scenario,
+  fault: PlannedFault,
+  options: { tracing?: boolean; mutation?: Mutation } = {},
+): Promise<RunResult> {
+  return simulate({ seed, scenario, source: { type: "planned", faults: [fault] }, ...options });
 }

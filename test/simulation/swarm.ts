@@ -17,5 +17,7 @@ export function runSwarm(seed: number, options: { tracing?: boolean; mutation?: 
   for (const kind of allKinds) if (chance.is(share)) kinds.add(kind);
   const likelihood = chance.pick([0.01, 0.03, 0.08, 0.2]);
   const faultsMax = chance.between(1, 8);
-  return simulate({ seed, scenario, source: { type: "swarm", likelihood, faultsMax, kinds }, ...options });
+  // A happy run has about 130 points; the handshake itself is in their second half.
+  const afterPoints = chance.pick([0, chance.between(0, 60), chance.between(40, 140), chance.between(60, 130)]);
+  return simulate({ seed, scenario, source: { type: "swarm", likelihood, faultsMax, kinds, afterPoints }, ...options });
 }
