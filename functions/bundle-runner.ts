@@ -76,10 +76,17 @@ export function createBundleRunner(ports: Ports): BundleRunner {
         createdAt: at,
         endedAt: null,
       };
-      const known = (await tasks.create(task)) === "committed" ? task : ((await tasks.load(input.id)) ?? task);
-      if (known.pending === null) return known;
       const hosts = { source: input.host.id, destination: input.host.id };
-      if (!(await migrations.lockDomain({ domainUuid: input.domain.uuid, migrationId: input.id, ...hosts }))) {
+      const lock = { domainUuid: input.domain.uuid, migrationId: input.id, ...hosts };
+      // The lock first: by it the timer finds a task whose request died anywhere behind this line. Once more after the task
+      // is there, because until then the timer takes the lock for nobody's and frees it.
+      await migrations.lockDomain(lock);
+      const known = (await tasks.create(task)) === "committed" ? task : ((await tasks.load(input.id)) ?? task);
+      if (known.pending === null) {
+        await release(known);
+        return known;
+      }
+      if (!(await migrations.lockDomain(lock))) {
         const fault = new Fault({
           code: "domain.busy",
           cause: `Domain ${input.domain.name} is already being worked on.`,
@@ -109,6 +116,8 @@ export function createBundleRunner(ports: Ports): BundleRunner {
 
     async pendingOf(hostId, id) {
       const task = await tasks.load(id);
+      // Its end and the timer's look may have overtaken each other: what has ended is pointed at by nobody.
+      if (task?.pending === null) await migrations.unpoint([hostId], id);
       const command = task !== null && task.host.id === hostId ? body(task) : null;
       return command === null ? [] : [command];
     },
@@ -117,7 +126,8 @@ export function createBundleRunner(ports: Ports): BundleRunner {
       const task = await tasks.load(id);
       if (task === null) return migrations.unlockDomain(domainUuid, id);
       if (task.pending === null) return release(task);
-      if (Date.parse(task.pending.deadlineAt) > Date.parse(clock.now())) return;
+      // Its request may have died before the host was told of it; from now on its heartbeats find it.
+      if (Date.parse(task.pending.deadlineAt) > Date.parse(clock.now())) return migrations.point([task.host.id], id);
       await finish(task, {
         status: "failed",
         failure: {

@@ -135,10 +135,11 @@ describe("runner", () => {
   test("a migration with snapshots runs through and leaves nothing held", async () => {
     await it.runner.request(request);
     const kinds = await serve(it.pushed, it.runner);
-    assert.equal(kinds.length, 10);
+    // Finish and Confirm are the shims' own affair, by the ticket.
+    assert.equal(kinds.length, 8);
     const state = await it.ports.migrations.load(request.id);
     assert.equal(state?.status, "completed");
-    for (const name of ["A", "B", "C", "D"] as const) {
+    for (const name of ["A", "B", "C"] as const) {
       const stored: StoredBlob | undefined = state?.blobs[name];
       assert.ok(stored);
       const bytes: Uint8Array | null = await it.ports.migrations.getBlob(request.id, stored);
@@ -237,7 +238,7 @@ describe("runner", () => {
       destination: request.destination.id,
     });
     assert.equal(await it.runner.tick(), 1);
-    assert.deepEqual(await serve(it.pushed, it.runner).then((kinds) => kinds.length), 10);
+    assert.deepEqual(await serve(it.pushed, it.runner).then((kinds) => kinds.length), 8);
   });
 
   test("a lock whose migration ended is freed by the timer", async () => {
@@ -340,7 +341,7 @@ describe("runner", () => {
       const state = await load.call(it.ports.migrations, id);
       if (first && state !== null) {
         first = false;
-        await it.ports.migrations.commit({ ...state, step: "finishing", version: state.version + 1 });
+        await it.ports.migrations.commit({ ...state, step: "confirming", version: state.version + 1 });
       }
       return state;
     };
