@@ -33,6 +33,9 @@ const pollMs = 1;
 const tickTimeoutMs = 60_000;
 const ticksAround = 100;
 const endMsMax = 120_000;
+/** A gap that was seen worse than this, in ms, is measured again, whatever it was: the machine kept the reader from looking. */
+const seenToMsMax = 12;
+const triesMax = 4;
 /** What a stop and go of shims, inventory and emulated caches needs before the next way is measured. */
 const restMs = 500;
 
@@ -138,6 +141,15 @@ async function measured(bench: Bench, way: Way): Promise<Blackout> {
   return blackout;
 }
 
+/** One that was seen well; of as many as it takes, within reason. */
+async function seenWell(bench: Bench, way: Way): Promise<Blackout> {
+  for (let tries = 1; ; tries += 1) {
+    const blackout = await measured(bench, way);
+    if (blackout.observerMs <= seenToMsMax || tries >= triesMax) return blackout;
+    say(`   ${way.name}: ${told(blackout)}; that is not seen well enough, once more`);
+  }
+}
+
 async function measureAll(bench: Bench, rounds: number): Promise<Map<string, Blackout[]>> {
   const found = new Map<string, Blackout[]>(ways.map(({ name }) => [name, []]));
   // Each way's first move of this fleet pays for caches.
@@ -146,7 +158,7 @@ async function measureAll(bench: Bench, rounds: number): Promise<Map<string, Bla
     // Turned by one each round, so that none is always behind the same other one.
     const order = ways.map((_, index) => ways[(index + round) % ways.length]).filter((way) => way !== undefined);
     for (const way of order) {
-      const blackout = await measured(bench, way);
+      const blackout = await seenWell(bench, way);
       found.get(way.name)?.push(blackout);
       say(`   round ${round}/${rounds}, ${way.name}: ${told(blackout)}`);
     }
