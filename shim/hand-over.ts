@@ -7,7 +7,7 @@
  */
 import { createHash } from "node:crypto";
 import * as z from "zod/mini";
-import { receiptSchema } from "#protocol/command";
+import { type CommandOf, receiptSchema } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { type SignedText, signedTextSchema } from "#protocol/signed";
 import { type PeerReply, type PerformResult, resultSignedText, type Ticket, ticketSchema } from "#protocol/ticket";
@@ -46,9 +46,13 @@ type PeerWork = Pick<Work, "peers" | "seal" | "now" | "sleep" | "milestone" | "h
 
 /** Keeps the ticket, then has the destination keep it, over the very channel that will carry the result. Throws `Fault`
  *  `ticket.refused`, `peer.unreachable`, or what the destination refuses it for: Perform must not begin then. */
-export async function arm(work: PeerWork, signed: SignedText | null, cookieSha256: string): Promise<Armed> {
+export async function arm(
+  work: PeerWork & { command: Pick<CommandOf<"perform">, "migrationId" | "epoch" | "domain" | "ticket" | "cookie"> },
+): Promise<Armed> {
+  const { migrationId, epoch, domain, ticket: signed, cookie } = work.command;
   const ticket = readTicket(signed, work.seal, "source");
-  if (signed === null || ticket.cookieSha256 !== cookieSha256) throw anotherPrepare();
+  const same = ticket.migrationId === migrationId && ticket.epoch === epoch && ticket.domain.uuid === domain.uuid;
+  if (signed === null || !same || ticket.cookieSha256 !== cookie.sha256) throw anotherPrepare();
   mustBeFresh(ticket, work.now());
   await work.milestone(armedMilestone, { signed });
   const reply = await work.peers.ask(ticket.destination, { type: "arm", ticket: signed }, armMsMax);
@@ -141,7 +145,7 @@ export async function handOver(work: PeerWork, armed: Armed, handed: Handed): Pr
 const anotherPrepare = () =>
   new Fault({
     code: "ticket.refused",
-    cause: "The ticket was issued for another Prepare than the one whose cookie came with it.",
+    cause: "The ticket was issued for another migration, or another Prepare, than the one that it came with.",
     action: "Migrate again; report it as a defect if it stays.",
     retry: "safe",
   });

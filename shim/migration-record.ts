@@ -130,8 +130,10 @@ export class MigrationRecord {
       (command) => bindingKinds.has(command.kind) && (command.id !== running.commandId || running.resumed),
     );
     for (const { id } of binding.reverse()) {
-      const first = this.#entries.find((entry) => generationOf(entry) !== null && commandIdOf(entry) === id);
-      if (first !== undefined) return generationOf(first);
+      const uses = this.#entries.filter((entry) => generationOf(entry) !== null && commandIdOf(entry) === id);
+      // One that has ended was carried through on the last connection that it used; one that runs again began on the first.
+      const bound = id === running.commandId ? uses[0] : uses.at(-1);
+      if (bound !== undefined) return generationOf(bound);
     }
     return null;
   }

@@ -40,7 +40,7 @@ const abortMsMax = 2_000;
 
 export const perform: Step<"perform"> = async (work) => {
   if (work.resumed) return takeUp(work);
-  const { domain, flags, uri, bundle, options, cookie, ticket } = work.command;
+  const { domain, flags, uri, bundle, options, cookie } = work.command;
   let cookieIn: Uint8Array;
   let wanted: Tree | null;
   let armed: Armed;
@@ -53,7 +53,7 @@ export const perform: Step<"perform"> = async (work) => {
     dom = await mustLookUp(libvirt, domain);
     await mustBeIdle(libvirt, domain.uuid);
     // Last, and while the guest runs: from here on both shims can end it without anybody else.
-    armed = await arm(work, ticket, cookie.sha256);
+    armed = await arm(work);
     if (work.happened(abortAsked)) throw calledOff();
     await work.milestone(performing);
   } catch (error) {

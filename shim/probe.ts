@@ -100,15 +100,17 @@ async function isActive(libvirt: LibvirtConnection, dom: RemoteDomain): Promise<
   return (await read(libvirt, procedures.domainIsActive, { dom })).active;
 }
 
-/** libvirt refuses statistics of an incoming migration with error 55, and of an inactive domain with the same one; its words
+/** libvirt refuses statistics of an incoming migration with error 55, while its monitor is not up yet with 84, and of an inactive domain with the same one; its words
  *  depend on the daemon's language, so the domain is asked once more. */
+const notHereCodes: ReadonlySet<number> = new Set([ErrorCode.OPERATION_INVALID, ErrorCode.OPERATION_UNSUPPORTED]);
+
 async function jobOf(libvirt: LibvirtConnection, dom: RemoteDomain): Promise<DomainJob> {
   try {
     const job = await read(libvirt, procedures.domainGetJobStats, { dom, flags: 0 });
     if (job.type === JobType.NONE) return "none";
     return numberOf(job.params, "operation") === JobOperation.MIGRATION_OUT ? "outgoing" : "other";
   } catch (error) {
-    if (error instanceof LibvirtError && error.code === ErrorCode.OPERATION_INVALID)
+    if (error instanceof LibvirtError && notHereCodes.has(error.code))
       return (await isActive(libvirt, dom)) ? "incoming" : "none";
     throw error;
   }

@@ -11,9 +11,13 @@ import { StepFault } from "#shim/step-fault";
 import { Refusal } from "#test/fake/libvirtd";
 import { make } from "#test/fake/shim-process";
 import { domainOfHost, StepHost } from "#test/fake/step-host";
+import { signedReceipt, ticketFor } from "#test/fake/treaty";
 
 const domain = { uuid: domainOfHost.uuid, name: domainOfHost.name };
-const performing = (): CommandOf<"perform"> => ({ ...(make("perform") as CommandOf<"perform">), domain });
+const performing = (): CommandOf<"perform"> => {
+  const command = { ...(make("perform") as CommandOf<"perform">), domain };
+  return { ...command, ticket: ticketFor(command) };
+};
 const aborting = (): CommandOf<"abort"> => ({ ...(make("abort") as CommandOf<"abort">), domain });
 const refused = (text: string) => new Refusal(ErrorCode.OPERATION_FAILED, ErrorDomain.QEMU, text);
 
@@ -100,8 +104,11 @@ describe("somebody's own job", () => {
     host.outgoing = false;
     host.pauseByMigration();
     const command = make("confirm") as CommandOf<"confirm">;
-    const receipt = { ...command.receipt, outcome: "destroyed" as const };
-    assert.deepEqual(await host.run(confirm, { ...command, domain, receipt }), { kind: "confirm", source: "paused" });
+    const destroyed = { ...command.receipt, outcome: "destroyed" as const };
+    const receipt = signedReceipt(destroyed, { migrationId: command.migrationId, domain });
+    const { ticket } = performing();
+    const told = { ...command, domain, receipt, ticket };
+    assert.deepEqual(await host.run(confirm, told), { kind: "confirm", source: "paused", receipt });
     assert.equal(host.state, DomainState.PAUSED);
   });
 
@@ -142,8 +149,10 @@ test("what Confirm was refused with is kept, and said when the source cannot be 
     if (call === "resume") throw refused("cannot resume");
   };
   const command = make("confirm") as CommandOf<"confirm">;
-  const receipt = { ...command.receipt, outcome: "destroyed" as const };
-  await assert.rejects(host.run(confirm, { ...command, domain, receipt }), (error) => {
+  const destroyed = { ...command.receipt, outcome: "destroyed" as const };
+  const receipt = signedReceipt(destroyed, { migrationId: command.migrationId, domain });
+  const { ticket } = performing();
+  await assert.rejects(host.run(confirm, { ...command, domain, receipt, ticket }), (error) => {
     assert.ok(error instanceof Fault);
     assert.match(error.cause_, /Confirm was refused: .*cannot confirm.*cannot resume/s);
     return true;

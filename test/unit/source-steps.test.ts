@@ -14,6 +14,7 @@ import { begin } from "#shim/source";
 import { readLiveTree } from "#shim/tree-reader";
 import { make } from "#test/fake/shim-process";
 import { bundleFile, domainOfHost, StepHost, snapshotEntry } from "#test/fake/step-host";
+import { signedReceipt, ticketFor } from "#test/fake/treaty";
 
 const entries = [snapshotEntry("base", null), snapshotEntry("web", "base", true), snapshotEntry("db", "base")];
 const domain = { uuid: domainOfHost.uuid, name: domainOfHost.name };
@@ -92,8 +93,11 @@ describe("autostart of the source (I1)", () => {
     host.pauseByMigration();
     host.continuous = false;
     const command = make("confirm") as CommandOf<"confirm">;
-    const receipt = { ...command.receipt, outcome: "destroyed" as const };
-    assert.deepEqual(await host.run(confirm, { ...command, domain, receipt }), { kind: "confirm", source: "running" });
+    const destroyed = { ...command.receipt, outcome: "destroyed" as const };
+    const receipt = signedReceipt(destroyed, { migrationId: command.migrationId, domain });
+    const ticket = ticketFor({ ...(make("perform") as CommandOf<"perform">), domain });
+    const told = { ...command, domain, receipt, ticket };
+    assert.deepEqual(await host.run(confirm, told), { kind: "confirm", source: "running", receipt });
     assert.equal(host.autostart, true);
   });
 });
