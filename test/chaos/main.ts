@@ -3,6 +3,7 @@
  * exits 1 when a cell has a violated invariant or no end. Nothing is left running, whatever happens.
  *
  *   --fault A,B   only these faults      --step A,B   only these moments      --list   print the names and run nothing
+ *   --runs N      each cell N times: where a fault falls between two lines of a journal is chance
  *   --json        the cells as JSON on stdout
  *   --write       also write docs/chaos-matrix.md
  *   --keep DIR    of each cell that is not sound, keep there what everybody said: journals, outputs, the migration, libvirtd's logs
@@ -24,6 +25,7 @@ const { values } = parseArgs({
     fault: { type: "string" },
     step: { type: "string" },
     list: { type: "boolean", default: false },
+    runs: { type: "string", default: "1" },
     json: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
     keep: { type: "string" },
@@ -83,8 +85,10 @@ async function versions(): Promise<string> {
 }
 
 async function main(): Promise<void> {
+  const runs = Number(values.runs);
+  if (!Number.isInteger(runs) || runs < 1) throw new Error(`--runs ${values.runs} is no number of runs`);
   const cells = chosen(faults, values.fault).flatMap((fault) =>
-    chosen(moments, values.step).map((moment) => ({ fault, moment })),
+    chosen(moments, values.step).flatMap((moment) => Array.from({ length: runs }, () => ({ fault, moment }))),
   );
   if (values.list) {
     for (const { fault, moment } of cells)

@@ -27,8 +27,11 @@ export function told(cell: Cell): string {
 
 /** Rows are faults, columns moments; what was not run is a dash. */
 export function table(cells: readonly Cell[]): string {
-  const of = (fault: string, moment: string) =>
-    cells.findLast((cell) => cell.fault === fault && cell.moment === moment);
+  // Of several runs of one cell the worst is shown.
+  const of = (fault: string, moment: string) => {
+    const same = cells.filter((cell) => cell.fault === fault && cell.moment === moment);
+    return same.find((cell) => !isSound(cell)) ?? same.at(-1);
+  };
   const columns = moments.filter(({ name }) => cells.some((cell) => cell.moment === name));
   const rows = faults.filter(({ name }) => cells.some((cell) => cell.fault === name));
   const words = (cell: Cell | undefined) => {
