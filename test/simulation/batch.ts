@@ -2,8 +2,8 @@
 import { type FaultKind, type PlannedFault, sides } from "./fault-plan.ts";
 import { knownDefectOf } from "./known-defects.ts";
 import { type Mutation, plainScenario, type RunResult, type Scenario, simulate } from "./run.ts";
-import { runSwarm } from "./swarm.ts";
 import { runSingle, singleFaults } from "./singles.ts";
+import { runSwarm } from "./swarm.ts";
 import { Chance } from "./virtual-time.ts";
 
 export const scenarios: Record<string, Scenario> = {
@@ -11,6 +11,7 @@ export const scenarios: Record<string, Scenario> = {
   bare: { snapshots: "none", guest: "running", autostart: false },
   offline: { snapshots: "chain", guest: "offline", autostart: true },
   paused: { snapshots: "chain", guest: "paused", autostart: false },
+  pausedAutostart: { snapshots: "chain", guest: "paused", autostart: true },
 };
 
 export type Batch =
@@ -68,7 +69,10 @@ const happyFaults = new Map<string, Promise<PlannedFault[]>>();
 /** Happy runs from which pairs are drawn. */
 const happySeeds = 4;
 
-export async function runPair(seed: number, options: { tracing?: boolean; mutation?: Mutation } = {}): Promise<RunResult> {
+export async function runPair(
+  seed: number,
+  options: { tracing?: boolean; mutation?: Mutation } = {},
+): Promise<RunResult> {
   const chance = new Chance(seed * 13 + 5);
   const name = chance.pick(["tree", "tree", "tree", "bare", "offline"]);
   const happySeed = chance.between(1, happySeeds);

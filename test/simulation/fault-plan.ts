@@ -153,4 +153,6 @@ export class FaultBook {
 }
 
 /** Every kind there is, for mixes. */
-export const allKinds: readonly FaultKind[] = [...new Set<FaultKind>([...Object.values(ownKinds).flat(), ...worldKinds])];
+export const allKinds: readonly FaultKind[] = [
+  ...new Set<FaultKind>([...Object.values(ownKinds).flat(), ...worldKinds]),
+];

@@ -2,11 +2,14 @@
  * What the simulation has found and nobody has repaired yet, each so narrowly that nothing else hides behind it. A defect
  * that is repaired is taken out here: `known-defects.test.ts` fails when its seed no longer shows it.
  */
+import type { PlannedFault } from "./fault-plan.ts";
 import type { RunResult } from "./run.ts";
 import type { Violation } from "./world.ts";
 
-interface KnownDefect {
+export interface KnownDefect {
   name: string;
+  /** A run that shows it. */
+  shown: { seed: number; scenario: string; fault: PlannedFault };
   matches(result: RunResult, violation: Violation): boolean;
 }
 
@@ -15,12 +18,33 @@ const hasKind = ({ injected }: RunResult, kind: string) => injected.some((fault)
 export const knownDefects: readonly KnownDefect[] = [
   {
     name: "the destination loses power between Finish and its receipt: the guest has run there, and its source goes on from before",
-    matches: (result, { text }) => hasKind(result, "power") && text.includes("from before the guest ran on the destination"),
+    shown: {
+      seed: 1,
+      scenario: "tree",
+      fault: { at: "disk destination milestone finished#1", kind: "power:destination" },
+    },
+    matches: (result, { text }) =>
+      hasKind(result, "power") && text.includes("from before the guest ran on the destination"),
   },
   {
     name: "a guest that its owner paused: Confirm is not called on the way back, so libvirt's job stays and restore waits for it",
+    shown: {
+      seed: 3,
+      scenario: "pausedAutostart",
+      fault: { at: "libvirt destination domain_migrate_finish3_params#1", kind: "refused" },
+    },
     matches: ({ scenario }, { invariant, text }) =>
       scenario.guest === "paused" && invariant === "I10" && text.includes("stranded in restoring"),
+  },
+  {
+    name: "a Prepare of an offline domain that is not followed by Finish: libvirt's job stays, and unstage waits for it",
+    shown: {
+      seed: 3,
+      scenario: "offline",
+      fault: { at: "disk destination milestone adopted#1", kind: "diskFull" },
+    },
+    matches: ({ scenario }, { invariant, text }) =>
+      scenario.guest === "offline" && invariant === "I10" && text.includes("stranded in unstaging"),
   },
 ];
 

@@ -5,7 +5,7 @@
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { type Batch, type Figures, noFigures, merge, runPair, scenarios, textOf } from "./batch.ts";
+import { type Batch, type Figures, merge, noFigures, runPair, scenarios, textOf } from "./batch.ts";
 import { allKinds, type PlannedFault } from "./fault-plan.ts";
 import { mutations } from "./mutations.ts";
 import { runOnThreads } from "./pool.ts";
@@ -64,9 +64,12 @@ async function single(): Promise<RunResult> {
 
 function tell(result: RunResult): void {
   if (values.trace || result.violations.length > 0) console.log(result.trace.join("\n"));
-  console.log(`seed ${result.seed}, ${JSON.stringify(result.scenario)}: ${result.status} after ${result.events} events`);
+  console.log(
+    `seed ${result.seed}, ${JSON.stringify(result.scenario)}: ${result.status} after ${result.events} events`,
+  );
   for (const fault of result.injected) console.log(`  fault: ${textOf(fault)}`);
-  for (const { invariant, text, atMs } of result.violations) console.log(`  BROKEN ${invariant} at ${atMs} ms: ${text}`);
+  for (const { invariant, text, atMs } of result.violations)
+    console.log(`  BROKEN ${invariant} at ${atMs} ms: ${text}`);
   if (result.violations.length > 0) process.exitCode = 1;
 }
 

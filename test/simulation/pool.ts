@@ -5,7 +5,9 @@ import { type Batch, type Figures, merge, noFigures, runBatch } from "./batch.ts
 export async function runOnThreads(batch: Batch, threads: number): Promise<Figures> {
   if (threads <= 1) return runBatch(batch);
   const all = noFigures();
-  const parts = await Promise.all(Array.from({ length: threads }, (_, first) => inWorker({ batch, first, step: threads })));
+  const parts = await Promise.all(
+    Array.from({ length: threads }, (_, first) => inWorker({ batch, first, step: threads })),
+  );
   for (const part of parts) merge(all, part);
   return all;
 }

@@ -67,6 +67,7 @@ function findTreeFaults(
     if (!owned.has(name)) fault("I4", `a snapshot "${name}" has appeared from nowhere`);
   const added = [...owned.values()].some((record) => record.added);
   const last = [...owned.keys()].at(-1) ?? null;
-  if (!added && snapshots.current !== last) fault("I4", `the current snapshot is ${snapshots.current} instead of ${last}`);
+  if (!added && snapshots.current !== last)
+    fault("I4", `the current snapshot is ${snapshots.current} instead of ${last}`);
   void daemons;
 }

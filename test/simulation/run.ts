@@ -3,9 +3,10 @@
  * that has to be reached (I10) and to be whole (I4).
  */
 import type { MigrationState } from "#core/state";
-import { RunningReason, PausedReason } from "#libvirt/constants";
+import { PausedReason, RunningReason } from "#libvirt/constants";
 import type { FaultSource, PlannedFault, SideName, WorldKind } from "./fault-plan.ts";
 import { sides } from "./fault-plan.ts";
+import { endFaults } from "./run-end.ts";
 import { SimBucket, SimBundleFiles } from "./sim-bundles.ts";
 import { SimDisk } from "./sim-disk.ts";
 import { SimDomain } from "./sim-domain.ts";
@@ -15,7 +16,6 @@ import { SimLibvirtd } from "./sim-libvirtd.ts";
 import { Network } from "./sim-network.ts";
 import { type ShimMutation, SimShim } from "./sim-shim.ts";
 import { Streams } from "./sim-stream.ts";
-import { endFaults } from "./run-end.ts";
 import { Witness } from "./witness.ts";
 import { type Violation, World } from "./world.ts";
 

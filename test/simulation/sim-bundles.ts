@@ -189,7 +189,8 @@ export function simPayloads(parts: {
           },
         });
       } catch (error) {
-        if (!(error instanceof Fault) || error.code !== "bundle.unreachable" || world.time.nowMs >= untilMs) throw error;
+        if (!(error instanceof Fault) || error.code !== "bundle.unreachable" || world.time.nowMs >= untilMs)
+          throw error;
         await clock.sleep(transferPauseMs);
       }
     }

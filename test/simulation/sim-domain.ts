@@ -127,4 +127,3 @@ export class SimDomain {
     return { state, reason: this.qemu.reason };
   }
 }
-

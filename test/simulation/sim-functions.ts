@@ -112,7 +112,8 @@ export class SimFunctions implements FunctionsEnd {
     const wanted = this.#ports(life);
     const ports = this.#mutate.ports?.(wanted) ?? wanted;
     use(createRunner(ports, this.#mutate.decide), ports).catch((error: unknown) => {
-      if (!(error instanceof Fault)) this.#world.violate("defect", `an instance of the functions ended in ${String(error)}`);
+      if (!(error instanceof Fault))
+        this.#world.violate("defect", `an instance of the functions ended in ${String(error)}`);
       else this.#world.note(`functions: ${error.message}`);
     });
   }
@@ -195,7 +196,9 @@ export class SimFunctions implements FunctionsEnd {
         write(`commit ${state.step}`, async () => {
           const result = await store.commit(state);
           if (result === "committed") {
-            world.note(`state v${state.version} e${state.epoch} ${state.status} ${state.step}: ${state.timeline.at(-1)?.note}`);
+            world.note(
+              `state v${state.version} e${state.epoch} ${state.status} ${state.step}: ${state.timeline.at(-1)?.note}`,
+            );
             this.#witness.committed(state);
           }
           return result;
@@ -206,7 +209,8 @@ export class SimFunctions implements FunctionsEnd {
       getBlob: (id, blob) => store.getBlob(id, blob),
       lockDomain: (lock) => write("lock", () => this.#holding(true, ["lock"], () => store.lockDomain(lock))),
       domainLock: (uuid) => store.domainLock(uuid),
-      unlockDomain: (uuid, id) => write("unlock", () => this.#holding(false, ["lock"], () => store.unlockDomain(uuid, id))),
+      unlockDomain: (uuid, id) =>
+        write("unlock", () => this.#holding(false, ["lock"], () => store.unlockDomain(uuid, id))),
       activeMigrations: () => store.activeMigrations(),
       point: (ids, id) => write("point", () => this.#holding(true, ids, () => store.point(ids, id))),
       unpoint: (ids, id) => write("unpoint", () => this.#holding(false, ids, () => store.unpoint(ids, id))),

@@ -2,12 +2,13 @@
  * One host's libvirtd with its QEMUs, by the connection and restart rules of reference/libvirt.md, section 6. The daemon
  * may restart under its QEMUs; the host may lose its power with all of them.
  */
+
+import type { LibvirtConnection } from "#libvirt/client";
 import { ErrorCode, PausedReason, RunningReason, ShutoffReason } from "#libvirt/constants";
 import { LibvirtUnreachableError } from "#libvirt/error";
-import type { LibvirtConnection } from "#libvirt/client";
 import type { SideName } from "./fault-plan.ts";
 import { SimConnection } from "./sim-connection.ts";
-import { refusal, SimDomain } from "./sim-domain.ts";
+import { refusal, type SimDomain } from "./sim-domain.ts";
 import { handlers } from "./sim-procedures.ts";
 import type { Streams } from "./sim-stream.ts";
 import type { Witness } from "./witness.ts";

@@ -2,8 +2,9 @@
  * The ways between the actors: websockets between the shims and the functions, and the peer channel between the shims.
  * What is sent may be lost, repeated, late or out of order; a socket may be cut, and comes back when its shim dials again.
  */
-import type { DownMessage, UpMessage } from "#protocol/message";
+
 import { Fault } from "#protocol/fault";
+import type { DownMessage, UpMessage } from "#protocol/message";
 import type { PeerReply, PeerRequest } from "#protocol/ticket";
 import type { OwnKind, SideName } from "./fault-plan.ts";
 import { type Life, never, type World } from "./world.ts";
@@ -121,7 +122,10 @@ export class Network {
       if (this.#sockets[side] === socket) arrive();
     };
     if (!kinds.has("lost"))
-      time.after(chance.between(wayMs[0], wayMs[1]) + (kinds.has("delayed") ? chance.between(500, 60_000) : 0), onSameSocket);
+      time.after(
+        chance.between(wayMs[0], wayMs[1]) + (kinds.has("delayed") ? chance.between(500, 60_000) : 0),
+        onSameSocket,
+      );
     if (kinds.has("repeated")) time.after(chance.between(1, 2_000), onSameSocket);
     // Somebody on the way kept it: it arrives on whatever socket is open then.
     if (kinds.has("stale"))

@@ -259,12 +259,14 @@ on(p.domainMigrateConfirm3Params, (call, { dom, cancelled, flags }) => {
   const domain = known(call, dom);
   if ((flags & MigrateFlag.OFFLINE) !== 0) return {};
   const { job } = domain;
-  if (job?.kind !== "outgoing" || job.phase !== "done") throw invalid(call, `domain '${dom.name}' is not being migrated`);
+  if (job?.kind !== "outgoing" || job.phase !== "done")
+    throw invalid(call, `domain '${dom.name}' is not being migrated`);
   if (call.refused) throw failed(call, "Confirm does not work today");
   domain.job = null;
   if (cancelled) {
     daemon.witness.resuming(daemon, domain, "confirm");
-    if (domain.qemu !== null && !isUserPaused(call, domain)) daemon.run(domain, RunningReason.MIGRATION_CANCELED, "Confirm");
+    if (domain.qemu !== null && !isUserPaused(call, domain))
+      daemon.run(domain, RunningReason.MIGRATION_CANCELED, "Confirm");
     return {};
   }
   const undefines = (flags & MigrateFlag.UNDEFINE_SOURCE) !== 0;
@@ -280,4 +282,3 @@ function isUserPaused({ daemon }: Call, domain: SimDomain): boolean {
   daemon.pause(domain, PausedReason.USER);
   return true;
 }
-

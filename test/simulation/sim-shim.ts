@@ -171,7 +171,9 @@ const inspectSource: Step<"inspectSource"> = async (work) => {
   const { name, uuid } = work.command.domain;
   const dom = probe.present ? probe.dom : { name, uuid, id: -1 };
   const { snapshots } = probe.present ? await listTree(libvirt, dom) : { snapshots: [] };
-  const { autostart } = probe.present ? await libvirt.call(procedures.domainGetAutostart, { dom }) : { autostart: false };
+  const { autostart } = probe.present
+    ? await libvirt.call(procedures.domainGetAutostart, { dom })
+    : { autostart: false };
   return {
     kind: "inspectSource",
     facts: await work.payloads.write(Buffer.from("facts")),

@@ -2,8 +2,9 @@
  * Sees everything that happens in a simulated world, also what no actor can see, and says when an invariant is broken: on
  * every change of a CPU, a record, a receipt, a state. It only looks.
  */
-import { PausedReason } from "#libvirt/constants";
+
 import type { MigrationState } from "#core/state";
+import { PausedReason } from "#libvirt/constants";
 import type { Command } from "#protocol/command";
 import { canonical } from "#shim/canonical";
 import type { SideName } from "./fault-plan.ts";
@@ -123,7 +124,10 @@ export class Witness {
   /** I7: libvirt is asked only for what the journal has decided. */
   finishing(cancelled: boolean): void {
     if (!this.#points.has(`destination finishing ${cancelled}`))
-      this.#world.violate("I7", `Finish (${cancelled ? "cancelled" : "started"}) is called before that decision is on disk`);
+      this.#world.violate(
+        "I7",
+        `Finish (${cancelled ? "cancelled" : "started"}) is called before that decision is on disk`,
+      );
   }
 
   wasPausedByOwner(_domain: SimDomain): boolean {
@@ -198,7 +202,10 @@ export class Witness {
       const epoch = this.#sent.get(id) ?? Number(/"epoch":(\d+)/.exec(text)?.[1] ?? 0);
       const key = `${side} ${path}`;
       if (epoch < (this.#epochs.get(key) ?? 0))
-        this.#world.violate("I5", `the ${side} begins a command of epoch ${epoch} after one of ${this.#epochs.get(key)}`);
+        this.#world.violate(
+          "I5",
+          `the ${side} begins a command of epoch ${epoch} after one of ${this.#epochs.get(key)}`,
+        );
       this.#epochs.set(key, epoch);
     }
     const name = /"type":"milestone".*?"name":"([a-zA-Z]+)"/.exec(text)?.[1];

@@ -1,0 +1,17 @@
+/** Defects that were found and are open. Each must still be there: a repaired one is taken out of the list. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { scenarios } from "./batch.ts";
+import { knownDefects } from "./known-defects.ts";
+import { plainScenario } from "./run.ts";
+import { runSingle } from "./singles.ts";
+
+describe("known defects are still there, or have to be taken out of the list", () => {
+  for (const { name, shown, matches } of knownDefects)
+    test(name, async () => {
+      const result = await runSingle(shown.seed, scenarios[shown.scenario] ?? plainScenario, shown.fault);
+      const [violation] = result.violations;
+      assert.ok(violation, `repaired? ${result.status}`);
+      assert.ok(matches(result, violation), `${violation.invariant}: ${violation.text}`);
+    });
+});
