@@ -95,7 +95,7 @@ export function printOutcome(terminal: Terminal, migration: Migration, json: boo
   const { fenced, sweep } = migration;
   if (!json && fenced !== null && sweep.length > 0)
     terminal.err(
-      `When ${fenced.host} returns, its shim sweeps what it keeps of this by itself; keep it fenced until then.`,
+      `When ${fenced.host} is back, its shim sweeps what it keeps of this by itself; do not start ${domain.name} there.`,
     );
   if (exit !== exitCodes.ok && error !== null) {
     terminal.err(`vmferry: ${error.code}: ${error.cause}`);

@@ -48,7 +48,7 @@ function consequence(migration: Migration, fenced: string): string[] {
   const head = `${id}: ${domain.name} from ${source} to ${destination}, ${status}, ${step}`;
   const warning = `If ${fenced} still runs ${domain.name}, or can start it again by itself, this may make two running copies on the same disks. Power it off first.`;
   const does = fenced === destination ? ofDestination(migration) : fenced === source ? ofSource(migration) : null;
-  return does === null ? [head] : [head, does, warning];
+  return [head, ...(does === null ? [] : [does]), warning];
 }
 
 function ofDestination({ domain, source, destination, step }: Migration): string {

@@ -131,7 +131,7 @@ describe("migration resolve", () => {
       /If host2 still runs web.*Power it off first/,
       /recorded by admin: host2 is fenced: pulled its plug/,
       /^rolledBack: web stays on host1/m,
-      /When host2 returns, its shim sweeps/,
+      /When host2 is back, its shim sweeps/,
     );
     says(
       await vmferry(["migration", "show", id]),
