@@ -9,7 +9,7 @@ import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FleetOptions, Running } from "#lab/fleet";
+import { type FleetOptions, freePort, type Running } from "#lab/fleet";
 import { bootGuest, type Guest } from "#lab/guest";
 import type { Host } from "#lab/host";
 import { takeBranchingTree } from "#lab/snapshot-tree";
@@ -46,6 +46,17 @@ export interface Ended {
   readonly names?: RegExp;
 }
 
+interface PeerWay {
+  readonly proxy: TcpProxy;
+  /** Where the shim itself listens. */
+  readonly port: number;
+}
+
+async function peerWay(): Promise<PeerWay> {
+  const port = await freePort();
+  return { port, proxy: await startTcpProxy({ targetPort: port }) };
+}
+
 /** The mark of a command in the text that carries it to a shim. */
 export const commandMark = (kind: CommandKind) => `"kind":"${kind}"`;
 
@@ -53,15 +64,17 @@ export class FailureScene {
   readonly world: World;
   readonly guest: Guest;
   readonly #proxies: Map<string, TcpProxy>;
+  readonly #peers: Map<string, PeerWay>;
   readonly #running = new Set<Running>();
   /** Where the guest is, and where it goes next. */
   source: Host;
   destination: Host;
 
-  constructor(world: World, guest: Guest, proxies: Map<string, TcpProxy>) {
+  constructor(world: World, guest: Guest, proxies: Map<string, TcpProxy>, peers: Map<string, PeerWay>) {
     this.world = world;
     this.guest = guest;
     this.#proxies = proxies;
+    this.#peers = peers;
     this.source = world.lab.host(0);
     this.destination = world.lab.host(1);
   }
@@ -73,16 +86,27 @@ export class FailureScene {
       proxies.set(host.name, proxy);
       return `http://127.0.0.1:${proxy.port}`;
     };
-    const world = await World.start({ hosts: 2 }, { ...options, shimUrl });
+    const peers = new Map<string, PeerWay>();
+    const shim = async (host: Host) => {
+      const way = peers.get(host.name) ?? (await peerWay());
+      peers.set(host.name, way);
+      return {
+        words: ["--peer-listen", `127.0.0.1:${way.port}`],
+        env: { VMFERRY_PEER_ADVERTISE: `127.0.0.1:${way.proxy.port}` },
+      };
+    };
+    const closePeers = () => Promise.all([...peers.values()].map(({ proxy }) => proxy.close()));
+    const world = await World.start({ hosts: 2 }, { ...options, shimUrl, shim });
     try {
       const host = world.lab.host(0);
       const guest = await bootGuest(host);
       await takeBranchingTree(host, guest);
       await world.heardOf(guest.name, [host]);
-      return new FailureScene(world, guest, proxies);
+      return new FailureScene(world, guest, proxies, peers);
     } catch (error) {
       await world.stop();
       await Promise.all([...proxies.values()].map((proxy) => proxy.close()));
+      await closePeers();
       throw error;
     }
   }
@@ -92,6 +116,7 @@ export class FailureScene {
     await this.guest.witness.stop();
     await this.world.stop();
     await Promise.all([...this.#proxies.values()].map((proxy) => proxy.close()));
+    await Promise.all([...this.#peers.values()].map(({ proxy }) => proxy.close()));
   }
 
   /** For `beforeEach`: mends what a failed test may have left broken, and looks where the guest is. */
@@ -101,6 +126,7 @@ export class FailureScene {
       proxy.disarm();
       proxy.heal();
     }
+    for (const { proxy } of this.#peers.values()) proxy.heal();
     if (fleet.controlPlane?.alive !== true) await fleet.startControlPlane();
     for (const host of lab.hosts) {
       if ((await host.daemon()) === undefined) await host.start();
@@ -116,6 +142,21 @@ export class FailureScene {
     const proxy = this.#proxies.get(host.name);
     assert.ok(proxy !== undefined);
     return proxy;
+  }
+
+  /** In front of the peer channel of the host: what another shim dials. */
+  peerProxy(host: Host): TcpProxy {
+    const way = this.#peers.get(host.name);
+    assert.ok(way !== undefined);
+    return way.proxy;
+  }
+
+  /** A migration whose shims lose each other between arming and the end of Perform: the functions have to relay. */
+  async relayed(words: readonly string[] = []): Promise<Attempt> {
+    const attempt = await this.migrate([...slowly, ...words]);
+    await this.performing(attempt);
+    this.peerProxy(this.destination).cut();
+    return attempt;
   }
 
   #other(host: Host): Host {

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
-import { commandMark, FailureScene } from "./failure-scene.ts";
+import { commandMark, FailureScene, slowly } from "./failure-scene.ts";
 import { eventually } from "./world.ts";
 
 describe("failures after Perform", { timeout: 900_000 }, () => {
@@ -15,11 +15,15 @@ describe("failures after Perform", { timeout: 900_000 }, () => {
   after(() => scene?.stop());
   beforeEach(() => scene.ready());
 
-  /** Asks for a migration and holds that command on its way; what is sent with it arrives when the returned function is called. */
+  /**
+   * The shims lose each other while memory flows, so the functions relay; holds that command of theirs on its way. What is sent
+   * with it arrives when the returned function is called.
+   */
   async function heldAt(side: "source" | "destination", kind: "finish" | "confirm" | "settle") {
     const proxy = scene.proxy(scene[side]);
     const held = proxy.stallWhen(commandMark(kind), { direction: "down" });
-    const attempt = await scene.migrate();
+    const attempt = await scene.relayed();
+    await scene.hurry();
     await held;
     return { attempt, release: () => proxy.heal() };
   }
@@ -36,11 +40,12 @@ describe("failures after Perform", { timeout: 900_000 }, () => {
     { side: "destination", kind: "finish" },
     { side: "source", kind: "confirm" },
   ] as const)
-    test(`the ${side}'s shim is killed when ${kind} has ended and nobody has heard of it: completes`, async () => {
+    test(`relayed: the ${side}'s shim is killed when ${kind} has ended and nobody has heard of it: completes`, async () => {
       const { fleet } = scene.world;
       const host = scene[side];
       const given = scene.proxy(host).cutWhen(commandMark(kind), { direction: "down", when: "after" });
-      const attempt = await scene.migrate();
+      const attempt = await scene.relayed();
+      await scene.hurry();
       await given;
       await eventually(`${kind} has ended`, () => scene.hasReported(host, attempt, kind));
       if (kind === "perform") await assertWaiting();
@@ -49,6 +54,19 @@ describe("failures after Perform", { timeout: 900_000 }, () => {
       await fleet.startShim(host);
       await scene.completed(attempt);
     });
+
+  test("the functions are away when Perform ends: the shims end it by themselves, and the functions learn so", async () => {
+    const attempt = await scene.migrate(slowly);
+    await scene.performing(attempt);
+    for (const host of scene.world.lab.hosts) scene.proxy(host).stall();
+    await scene.hurry();
+    await eventually("the guest runs on the destination", async () => {
+      const state = await scene.destination.virsh.domstate(scene.guest.name).catch(() => undefined);
+      return state === "running" && (await scene.source.virsh.domstate(scene.guest.name)) === undefined;
+    });
+    for (const host of scene.world.lab.hosts) scene.proxy(host).heal();
+    await scene.completed(attempt);
+  });
 
   test("the destination's libvirtd is killed before Finish: it states that nothing runs there, the source goes on", async () => {
     const { attempt, release } = await heldAt("destination", "finish");

@@ -6,6 +6,8 @@
  * cut at EVERY one of that side's commands in turn, before it arrives and after it arrived by turns. The table of each command
  * in both ways uses 2 s, because with 20 s it would take a quarter of an hour. What a short cut does not reach are the bounds
  * of 15 s for a handshake and of 20 s for a transfer that fails; the full runs do, at each command in one of the two ways.
+ * Finish and Confirm are not among them: the shims do them by their ticket. failures-after-perform.test.ts cuts the shims from
+ * each other, so that the functions relay them.
  * The bucket is away with the control plane: both are behind one port.
  */
 import assert from "node:assert/strict";
@@ -20,8 +22,8 @@ const cutMs = 20_000;
 const shortCutMs = 2_000;
 
 const commandsOf = {
-  source: ["inspectSource", "export", "begin", "perform", "confirm"],
-  destination: ["inspectDestination", "stage", "prepare", "finish", "settle"],
+  source: ["inspectSource", "export", "begin", "perform"],
+  destination: ["inspectDestination", "stage", "prepare", "settle"],
 } as const;
 type Kind = (typeof commandsOf)[Side][number];
 type When = "before" | "after";
