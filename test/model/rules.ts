@@ -1,0 +1,36 @@
+/** The rules of the real shims, each of which can be removed: the checker must then find a broken invariant. */
+export interface Rules {
+  /** No answer of the peer is no answer (I2). Without: silence after Perform means that the destination has nothing. */
+  silenceIsNoAnswer: boolean;
+  /** The source gives its copy up only by a receipt (I8). Without: when Perform has succeeded, it is given up. */
+  confirmsByReceipt: boolean;
+  /** What Finish did is read from the domain when its answer is lost (I1). Without: a lost answer means destroyed, as libvirt's own client reads it. */
+  looksAfterLostFinish: boolean;
+  /** A command of a lower epoch is refused (I5). */
+  checksEpoch: boolean;
+  /** Restoring leaves a domain paused that the migration has paused (I2). Without: it is resumed. */
+  restoreLeavesPaused: boolean;
+  /** An ended migration leaves a tombstone. Without: a late command begins it again. */
+  keepsTombstone: boolean;
+  /** How Perform ended is journalled before anybody is told. Without: a crash forgets that it has succeeded. */
+  journalsResult: boolean;
+  /** The first decision stands, and it is in the journal before Finish is called (I7). Without: the newest wish is carried out and stated. */
+  journalsDecision: boolean;
+  /** Intents are journalled before they begin (I6). Without: a command that was cut off is begun anew, as if it had never been. */
+  journalsIntent: boolean;
+  /** An outgoing copy that runs is never removed (I1, I8). */
+  sparesRunning: boolean;
+}
+
+export const allRules: Rules = {
+  silenceIsNoAnswer: true,
+  confirmsByReceipt: true,
+  looksAfterLostFinish: true,
+  checksEpoch: true,
+  restoreLeavesPaused: true,
+  keepsTombstone: true,
+  journalsResult: true,
+  journalsDecision: true,
+  journalsIntent: true,
+  sparesRunning: true,
+};
