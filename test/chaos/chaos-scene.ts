@@ -2,7 +2,7 @@
  * Where chaos is made: two real hosts, a counting guest with a branching tree, one control plane, two shims; and every way between
  * them through a proxy that can be cut: each shim's websocket, each shim's peer channel, S3, DynamoDB. The guest moves to and fro.
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Fleet, freePort, Running, startFleet } from "#lab/fleet";
@@ -112,6 +112,8 @@ export class ChaosScene {
       // On: a source that is booted again while its domain is away must not start it, and the arrived one must have it.
       await host.virsh.run(["autostart", guest.name]);
       guest.witness.reset();
+      // What was counted before a revert is counted again after it.
+      await truncate(guest.serialCopyOn(host));
       log(`${guest.name} counts on ${host.name}, with its tree`);
       return new ChaosScene({ lab, fleet, guest, ways, s3, dynamo, store: store.running }, close);
     } catch (error) {

@@ -60,6 +60,7 @@ const daemonKilled = (side: Side): Fault => ({
 
 interface Cuttable {
   cut(): void;
+  stall(): void;
   heal(): void;
 }
 
@@ -72,6 +73,23 @@ const cut = (name: string, what: string, of: (scene: ChaosScene) => Cuttable): F
       inject: () => proxy.cut(),
       async heal() {
         await sleep(cutMs);
+        proxy.heal();
+      },
+    };
+  },
+});
+
+/** What is sent meanwhile is taken and never arrives, and nobody is told: a cable that is pulled. Then the connections are reset. */
+const silent = (name: string, what: string, of: (scene: ChaosScene) => Cuttable): Fault => ({
+  name,
+  what: `${what} swallows everything for ${cutMs / 1000} s`,
+  async prepare(scene) {
+    const proxy = of(scene);
+    return {
+      inject: () => proxy.stall(),
+      async heal() {
+        await sleep(cutMs);
+        proxy.cut();
         proxy.heal();
       },
     };
@@ -102,6 +120,7 @@ export const faults: readonly Fault[] = [
   cut("source websocket", "the source's websocket", (scene) => scene.socketProxy(scene.source)),
   cut("destination websocket", "the destination's websocket", (scene) => scene.socketProxy(scene.destination)),
   cut("peer channel", "the channel between the shims", (scene) => scene.peerProxy(scene.destination)),
+  silent("peer channel silent", "the channel between the shims", (scene) => scene.peerProxy(scene.destination)),
   cut("S3", "S3, for shims and functions", (scene) => scene.s3Proxy),
   cut("DynamoDB", "DynamoDB", (scene) => scene.dynamoProxy),
 ];

@@ -30,15 +30,14 @@ describe("many migrations at once", { timeout: 1_200_000 }, () => {
   before(async () => {
     world = await World.start({ hosts: 2 });
     const [h1, h2] = [world.lab.host(0), world.lab.host(1)];
-    for (const [from, to] of [
-      [h1, h2],
-      [h2, h1],
-    ] as const)
+    const settle = async (from: Host, to: Host) => {
       for (let number = 1; number <= guestsOnEach; number += 1) {
         const guest = await bootGuest(from, { name: `${from.name}-guest${number}` });
         travellers.push({ guest, from, to, tree: [] });
         await takeBranchingTree(from, guest);
       }
+    };
+    await Promise.all([settle(h1, h2), settle(h2, h1)]);
     for (const { guest, from } of travellers) await world.heardOf(guest.name, [from]);
   });
   after(async () => {
