@@ -27,6 +27,7 @@ import { openJournal } from "./journal.ts";
 import { messageOf } from "./libvirt-fault.ts";
 import { type Log, lineLog } from "./log.ts";
 import { MigrationConnections } from "./migration-connections.ts";
+import { sayOpenJournals } from "./open-journals.ts";
 import { payloadsOf } from "./payloads.ts";
 import { openPeerSide, type PeerSide } from "./peer-side.ts";
 import { readHostFacts } from "./session-facts.ts";
@@ -149,6 +150,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     const querySlots = new Slots(queriesAtOnceMax);
     const facts = () => readHostFacts({ libvirt, migrationAddress });
     let stopHeartbeat = () => {};
+    let stopJournals = () => {};
 
     const answer = async (message: Extract<DownMessage, { type: "query" }>): Promise<void> => {
       const given = await answerQuery(parts, querySlots, message.query, async (domain) =>
@@ -169,6 +171,8 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
         if (welcome.controlKey !== undefined) void pin(identity, welcome.controlKey, log);
         stopHeartbeat();
         stopHeartbeat = startHeartbeat({ send, facts }, welcome.heartbeatMs);
+        stopJournals();
+        stopJournals = sayOpenJournals({ send, records: () => executor.records() }, welcome.features);
         executor.resend();
         grants.resend();
         inventory.welcome();
@@ -201,6 +205,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     const fault = await supervisor.run();
     stop.abort();
     stopHeartbeat();
+    stopJournals();
     await Promise.all([...running, fault === null ? ended : undefined]);
     await connections.closeAll();
     await shared.close();

@@ -7,7 +7,7 @@ import type { CommandKind, Report, Side } from "#protocol/command";
 import { change, type Draft, enter, fail, failureOf, issue, note } from "./draft.ts";
 import type { MigrationEvent } from "./event.ts";
 import { sweepAttemptsMax } from "./limits.ts";
-import { confirmSource, restoreSource, rolledBack, settleDestination, undoSource } from "./retreat.ts";
+import { confirmSource, restoreSource, rolledBack, settleDestination, undoSource, wake } from "./retreat.ts";
 import type { Pending, Step } from "./state.ts";
 
 type Resolved = Extract<MigrationEvent, { type: "resolved" }>;
@@ -32,7 +32,8 @@ const waitsFor: Record<Side, ReadonlySet<Step>> = {
 export function resolved(draft: Draft, { by, reason, fenced, at }: Resolved): Draft {
   if (unresolvable(draft.state, fenced) !== null) return draft;
   const { name } = draft.state[fenced];
-  const stated = note(change(draft, { fenced: { side: fenced, by, reason, at }, status: "running" }), {
+  const spoken = wake(change(draft, { status: "stranded" }));
+  const stated = note(change(spoken, { fenced: { side: fenced, by, reason, at } }), {
     side: fenced,
     note: `${by} states that ${name} is fenced: ${reason}`,
   });
