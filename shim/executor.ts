@@ -14,6 +14,7 @@ import type { LibvirtConnection } from "#libvirt/client";
 import type { Command, CommandKind, Report } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { Progress, UpMessage } from "#protocol/message";
+import { ticketKindOf } from "#protocol/ticket";
 import { canonical } from "./canonical.ts";
 import type { Clock } from "./clock.ts";
 import { conflictFault, refusal, runStep, sendable, staleFault, unbegunFault } from "./execution.ts";
@@ -134,7 +135,7 @@ export class Executor {
     const lane = this.#lanes.get(command.migrationId);
     const refused = this.#refusalOf(command, lane);
     if (refused !== null) {
-      this.#answer(refused);
+      this.#parts.send({ type: "report", report: refused });
     } else if (this.#known(command, lane) !== undefined) {
       // Repeated: answered from memory, or by its end when it still runs.
       const report = lane?.record.report(command.id) ?? this.#inspections.report(command.id);
@@ -150,8 +151,11 @@ export class Executor {
     // A draining shim leaves new migrations to the next one: the functions send the command again.
   }
 
-  /** As `command`, for a peer or this shim itself that needs the end of it. Joins one that runs. */
+  /** As `command`, for a peer or this shim itself that needs the end of it. Joins one that runs; a refusal is told to this
+   *  caller alone, for whoever waits for the one that runs waits for that one. */
   carryOut(command: Command): Promise<Report> {
+    const refused = this.#refusalOf(command, this.#lanes.get(command.migrationId));
+    if (refused !== null) return Promise.resolve(refused);
     return new Promise((resolve) => {
       const waiting = this.#awaited.get(command.id) ?? new Set();
       this.#awaited.set(command.id, waiting.add(resolve));
@@ -350,7 +354,8 @@ export class Executor {
     } catch (error) {
       lane.taken.delete(command.id);
       const report = refusal(command, unbegunFault(command, error));
-      this.#refused.set(command.id, report);
+      // Nobody turns round by the failure of what a ticket asked for, and it is asked for again as the same command.
+      if (ticketKindOf(command.id) === null) this.#refused.set(command.id, report);
       const oldest = this.#refused.keys().next().value;
       if (this.#refused.size > refusedMax && oldest !== undefined) this.#refused.delete(oldest);
       log.write("error", "a command was not begun: its intent cannot be journalled", {

@@ -1,11 +1,21 @@
 /**
- * Goes on asking the destination for a receipt after Perform's own report went to the functions without one. Whoever gets
- * through first, this channel or the functions' relay, ends the migration; with both cut, the source stays paused (I2, I10).
+ * Goes on asking the destination for a receipt after Perform's own report went to the functions without one, and does what
+ * it says. Whoever gets through first, this channel or the functions' relay, ends the migration; with both cut, the source
+ * stays paused (I2, I10).
  */
 import type { Command, Report } from "#protocol/command";
 import { ticketCommandId, ticketKindOf } from "#protocol/ticket";
 import type { Clock } from "./clock.ts";
-import { type Armed, armedOf, askOnce, type Handed, handedOf, type Stated, statedOf } from "./hand-over.ts";
+import {
+  type Armed,
+  armedOf,
+  askOnce,
+  type Handed,
+  handedOf,
+  receiptMilestone,
+  type Stated,
+  statedOf,
+} from "./hand-over.ts";
 import type { Log } from "./log.ts";
 import type { MigrationRecord } from "./migration-record.ts";
 import type { Peers, Seal } from "./ports.ts";
@@ -13,8 +23,16 @@ import type { Peers, Seal } from "./ports.ts";
 /** Between two rounds: the guest is stopped while this waits, and asking costs one small message. */
 const askEveryMs = 1_000;
 
+/** Longest wait between two Confirms that failed, doubled from one second: each is a command of its own in the journal, and
+ *  what fails for minutes needs a person. */
+const confirmAgainMsMax = 5 * 60_000;
+
 export interface HandOverWatchParts {
-  executor: { records(): MigrationRecord[]; carryOut(command: Command): Promise<Report> };
+  executor: {
+    records(): MigrationRecord[];
+    milestone(migrationId: string, commandId: string, name: string, data: Record<string, unknown>): Promise<void>;
+    carryOut(command: Command): Promise<Report>;
+  };
   peers: Peers;
   seal: Seal;
   clock: Clock;
@@ -24,8 +42,10 @@ export interface HandOverWatchParts {
 
 export class HandOverWatch {
   readonly #parts: HandOverWatchParts;
-  /** Migrations that are being asked about now. */
-  readonly #asking = new Set<string>();
+  /** Migrations that are being looked after now. */
+  readonly #busy = new Set<string>();
+  /** Confirms of this process that failed one after the other, and until when the next one waits. */
+  readonly #failed = new Map<string, { times: number; untilMs: number }>();
 
   constructor(parts: HandOverWatchParts) {
     this.#parts = parts;
@@ -40,53 +60,82 @@ export class HandOverWatch {
     }
   }
 
-  /** Asks for every migration that lacks a receipt, each beside the others. */
+  /** Looks after every migration that lacks a receipt, or was not confirmed by the one that it has, each beside the others. */
   round(): void {
-    for (const record of this.#parts.executor.records()) {
+    const { executor, clock } = this.#parts;
+    for (const record of executor.records()) {
+      const { migrationId } = record;
       const open = openHandOver(record);
-      if (open === null || this.#asking.has(record.migrationId)) continue;
-      this.#asking.add(record.migrationId);
-      void this.#ask(record, open).finally(() => this.#asking.delete(record.migrationId));
+      if (open === null) this.#failed.delete(migrationId);
+      if (open === null || this.#busy.has(migrationId)) continue;
+      if ((this.#failed.get(migrationId)?.untilMs ?? Number.NEGATIVE_INFINITY) > clock.monotonicMs()) continue;
+      this.#busy.add(migrationId);
+      void this.#end(record, open).finally(() => this.#busy.delete(migrationId));
     }
   }
 
-  /** Never rejects: what fails now is tried with the next round. */
-  async #ask(record: MigrationRecord, { armed, handed }: OpenHandOver): Promise<void> {
+  /** Never rejects: what fails now is tried with a later round. */
+  async #end(record: MigrationRecord, open: OpenHandOver): Promise<void> {
     const { executor, log } = this.#parts;
+    const { migrationId } = record;
     try {
-      const stated = await askOnce(this.#parts, armed, handed);
+      const stated = open.stated ?? (await this.#ask(record, open));
       // The functions' relay may have been quicker meanwhile.
-      if (stated === null || openHandOver(record) === null) return;
-      log.write("info", "the destination has stated how Finish ended", {
-        migration: record.migrationId,
-        outcome: stated.receipt.outcome,
-      });
-      await executor.carryOut(confirmCommand(record, armed, stated));
+      if (openHandOver(record) === null) return;
+      const report = await executor.carryOut(confirmCommand(record, open.armed, stated));
+      if (!report.result.ok) this.#waitLonger(migrationId);
     } catch (error) {
       log.write("debug", "a result could not be handed over yet", {
-        migration: record.migrationId,
+        migration: migrationId,
         error: error instanceof Error ? error.message : String(error),
       });
     }
+  }
+
+  /** The statement is on disk before anything is done by it: none that says otherwise counts after it (I7). */
+  async #ask(record: MigrationRecord, { armed, handed, performId }: OpenHandOver): Promise<Stated> {
+    const { executor, log } = this.#parts;
+    const { migrationId } = record;
+    const stated = await askOnce(this.#parts, armed, handed);
+    const { receipt, cookie } = stated;
+    log.write("info", "the destination has stated how Finish ended", {
+      migration: migrationId,
+      outcome: receipt.outcome,
+    });
+    if (openHandOver(record) !== null)
+      await executor.milestone(migrationId, performId, receiptMilestone, { receipt, cookie });
+    return stated;
+  }
+
+  #waitLonger(migrationId: string): void {
+    const times = (this.#failed.get(migrationId)?.times ?? 0) + 1;
+    const waitMs = Math.min(confirmAgainMsMax, askEveryMs * 2 ** Math.min(times, 20));
+    this.#failed.set(migrationId, { times, untilMs: this.#parts.clock.monotonicMs() + waitMs });
   }
 }
 
 interface OpenHandOver {
   armed: Armed;
   handed: Handed;
+  /** What the destination has stated already; only Confirm is left then. */
+  stated: Stated | null;
+  performId: string;
 }
 
-/** A result that was kept and reported, and of which nobody has stated what became. */
+/** A result that was kept and reported, and of which nobody has stated what became, or nothing was done by what was stated. */
 export function openHandOver(record: MigrationRecord): OpenHandOver | null {
   const history = record.history();
   const handed = handedOf(history);
   const armed = armedOf(history);
-  if (handed === null || armed === null || statedOf(history) !== null || record.happened("confirmed")) return null;
+  if (handed === null || armed === null || record.happened("confirmed")) return null;
   const perform = record.intents().find((command) => command.kind === "perform");
   // While Perform's step runs it asks itself.
   if (perform === undefined || record.report(perform.id) === undefined) return null;
-  const decided = record.intents().some((command) => command.kind === "confirm" || command.kind === "restore");
-  return decided && record.unreported().length > 0 ? null : { armed, handed };
+  const decided = record.intents().filter((command) => command.kind === "confirm" || command.kind === "restore");
+  if (decided.length > 0 && record.unreported().length > 0) return null;
+  // The source is as it was: whatever pauses it after that is not this migration.
+  if (decided.some(({ id, kind }) => kind === "restore" && record.report(id)?.result.ok === true)) return null;
+  return { armed, handed, stated: statedOf(history), performId: perform.id };
 }
 
 /** The Confirm of the ticket; a new one after those that failed. Of the newest epoch, because it states a fact. Cookie D

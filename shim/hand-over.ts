@@ -27,7 +27,7 @@ const insistPauseMs = 200;
 /** Milestones: the ticket is kept here; how Perform ended, cookie C with it; what the destination has stated. */
 export const armedMilestone = "armed";
 const handedMilestone = "handing";
-const receiptMilestone = "receipt";
+export const receiptMilestone = "receipt";
 
 const armedSchema = z.object({ signed: signedTextSchema });
 const handedSchema = z.object({ outcome: z.enum(["performed", "failed"]), cookie: z.nullable(z.string()) });
@@ -90,6 +90,8 @@ function milestoneOf<T>(history: readonly JournalEntry[], name: string, schema: 
 
 /** Keeps how Perform ended, before anybody is told: what is handed over is the same ever after. */
 export async function keepResult(work: PeerWork, cookie: Uint8Array | null): Promise<Handed> {
+  const standing = handedOf(work.history);
+  if (standing !== null) return standing;
   const handed: Handed =
     cookie === null
       ? { outcome: "failed", cookie: null }
@@ -98,12 +100,9 @@ export async function keepResult(work: PeerWork, cookie: Uint8Array | null): Pro
   return handed;
 }
 
-/** Asks the destination once. Null: no statement came, or one that is none. */
-export async function askOnce(
-  parts: { peers: Peers; seal: Seal },
-  armed: Armed,
-  handed: Handed,
-): Promise<Stated | null> {
+/** Asks the destination once. Throws `Fault` when no statement came: `peer.unreachable`, `receipt.refused`, or what it refuses
+ *  to state one for. */
+export async function askOnce(parts: { peers: Peers; seal: Seal }, armed: Armed, handed: Handed): Promise<Stated> {
   const { ticket, signed } = armed;
   const { migrationId, epoch, domain } = ticket;
   const cookie = handed.cookie === null ? null : Buffer.from(handed.cookie, "base64");
@@ -117,12 +116,17 @@ export async function askOnce(
   const result = { text, signature: parts.seal.sign(resultSignedText(text)) };
   const request = { type: "handOver", ticket: signed, result, cookie: handed.cookie } as const;
   const reply = await parts.peers.ask(ticket.destination, request, askMsMax);
-  if (reply.type !== "finished") return null;
+  if (reply.type === "refused") throw new Fault(reply.fault);
+  if (reply.type !== "finished") throw unexpected();
   mustBeSigned(reply.receipt, { migrationId, domainUuid: domain.uuid, publicKey: ticket.destination.publicKey });
   return reply;
 }
 
-/** Hands the result over until the destination has stated how Finish ended; null when it cannot be reached for a while. */
+/** No answer yet, or none of a shim that has read its journal: asked again at once. */
+const insistCodes: ReadonlySet<string> = new Set(["peer.unreachable", "shim.restarted"]);
+
+/** Hands the result over until the destination has stated how Finish ended; null when it cannot be reached for a while.
+ *  Throws `Fault` when it answers and states nothing. */
 export async function handOver(work: PeerWork, armed: Armed, handed: Handed): Promise<Stated | null> {
   const known = statedOf(work.history);
   if (known !== null) return known;
@@ -130,11 +134,10 @@ export async function handOver(work: PeerWork, armed: Armed, handed: Handed): Pr
   for (;;) {
     try {
       const stated = await askOnce(work, armed, handed);
-      if (stated === null) return null;
       await work.milestone(receiptMilestone, { receipt: stated.receipt, cookie: stated.cookie });
       return stated;
     } catch (error) {
-      if (!(error instanceof Fault) || error.code !== "peer.unreachable") throw error;
+      if (!(error instanceof Fault) || !insistCodes.has(error.code)) throw error;
       // The clock bounds patience only; what is concluded from its end is nothing.
       if (Date.parse(work.now()) - startedMs >= insistMsMax) return null;
       await work.sleep(insistPauseMs);

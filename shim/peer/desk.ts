@@ -53,18 +53,21 @@ export class PeerDesk {
     const { executor, now } = this.#parts;
     const record = executor.record(ticket.migrationId);
     if (record === null) throw notHere();
-    if (armedOf(record.history())?.signed.text === signed.text) return { type: "armed" };
-    mustBeFresh(ticket, now());
-    if (ticket.epoch < record.epoch) throw overtaken();
     const prepared = record.prepared(ticket.cookieSha256);
     if (prepared === null || !record.holdsIncoming) throw notHere();
+    const armed = armedOf(record.history());
+    if (armed?.signed.text === signed.text) return { type: "armed" };
+    // The first ticket stands here: by a second one nothing could be handed over.
+    if (armed !== null) throw notHere();
+    mustBeFresh(ticket, now());
+    if (ticket.epoch < record.epoch) throw overtaken();
     await executor.milestone(ticket.migrationId, prepared, armedMilestone, { signed });
     return { type: "armed" };
   }
 
   async #handOver(ticket: Ticket, request: Extract<PeerRequest, { type: "handOver" }>): Promise<PeerReply> {
     const { executor } = this.#parts;
-    const result = readResult(request.result, ticket);
+    const result = readResult(request.result, ticket, request.ticket.text);
     const cookie = result.outcome === "performed" ? cookieBlob(request.cookie, result.cookieSha256) : null;
     const record = executor.record(ticket.migrationId);
     if (record === null) throw notHere();

@@ -3,6 +3,7 @@
  * had to sign it, names another host, or belongs to another Prepare: the answer is a refusal with its cause, while the
  * guest still runs where it ran.
  */
+import { createHash } from "node:crypto";
 import type { Receipt } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { SignedText } from "#protocol/signed";
@@ -48,18 +49,21 @@ export function readTicket(signed: SignedText | null, seal: Seal, side: "source"
 
 /** Only the arming is bound to time: an armed ticket holds until the migration's end. */
 export function mustBeFresh(ticket: Ticket, now: string): void {
-  if (Date.parse(now) > Date.parse(ticket.expiresAt) + clockSkewMsMax)
+  // Written so that a time which cannot be read is no time at all.
+  if (!(Date.parse(now) <= Date.parse(ticket.expiresAt) + clockSkewMsMax))
     throw refused(`it expired at ${ticket.expiresAt}`);
 }
 
-/** The source's statement of how Perform ended. Throws `ticket.refused`. */
-export function readResult(signed: SignedText, ticket: Ticket): PerformResult {
+/** The source's statement of how Perform ended; `ticketText` is the ticket as it was signed. Throws `ticket.refused`. */
+export function readResult(signed: SignedText, ticket: Ticket, ticketText: string): PerformResult {
   if (!verifyText(ticket.source.publicKey, resultSignedText(signed.text), signed.signature))
     throw refused("the result that came with it is not signed by its source");
   const result = performResultSchema.safeParse(parseJson(signed.text));
   if (!result.success) throw refused("the result that came with it has another form than this version's");
   if (result.data.migrationId !== ticket.migrationId || result.data.epoch !== ticket.epoch)
     throw refused("the result that came with it is of another migration");
+  if (result.data.ticketSha256 !== createHash("sha256").update(ticketText).digest("hex"))
+    throw refused("the result that came with it is of another ticket");
   return result.data;
 }
 
