@@ -3,7 +3,7 @@
  * operating system before they are answered, so a killed process loses none; LevelDB's own lock keeps a second process
  * off the folder.
  */
-import type { Server } from "node:http";
+import type { IncomingMessage, Server } from "node:http";
 import dynalite from "dynalite";
 import { Fault } from "#protocol/fault";
 
@@ -12,9 +12,22 @@ export interface EmbeddedDynamo {
   close(): Promise<void>;
 }
 
+/**
+ * dynalite throws what a request breaks with (index.js, httpHandler), and a client that dies in its request would take the
+ * whole control plane with it. What was not read whole is not carried out in any case.
+ */
+function forgiveBroken(request: IncomingMessage): void {
+  const on = request.on.bind(request);
+  Object.defineProperty(request, "on", {
+    value: (event: string, listener: (...args: unknown[]) => void) =>
+      on(event, event === "error" ? () => request.destroy() : listener),
+  });
+}
+
 /** Opens the store kept in `folder`. Throws `Fault` `store.unreachable` when the port or the folder cannot be had. */
 export async function openDynalite(folder: string): Promise<EmbeddedDynamo> {
   const server: Server = dynalite({ path: folder, createTableMs: 0, deleteTableMs: 0, updateTableMs: 0 });
+  server.prependListener("request", forgiveBroken);
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) =>
       reject(
