@@ -98,7 +98,13 @@ export interface Qemu {
 
 export type Job =
   | { kind: "incoming"; token: string; connection: SimConnection | null; paused: boolean }
-  | { kind: "outgoing"; phase: "performing" | "switching" | "done"; token: string; connection: SimConnection | null };
+  | {
+      kind: "outgoing";
+      phase: "performing" | "switching" | "done";
+      token: string;
+      connection: SimConnection | null;
+      wasRunning: boolean;
+    };
 
 export class SimDomain {
   readonly name: string;

@@ -2,6 +2,7 @@
  * The control plane: the real runner and session over a simulated store. Every message, every minute and every wish of a
  * person is an invocation of its own, which may die at any of its writes; they overlap as they happen to.
  */
+import type { MigrationState } from "#core/state";
 import type { transition } from "#core/transition";
 import type { MigrationStore, Ports } from "#functions/ports";
 import { createRunner, type Runner } from "#functions/runner";
@@ -36,6 +37,7 @@ export class SimFunctions implements FunctionsEnd {
   readonly #tasks = new MemoryBundleTasks();
   readonly #tokens = new MemoryTokens();
   readonly #progress = new Map<string, Progress>();
+  #newest: MigrationState | null = null;
   #ulids = 0;
   /** What the store holds beside the migration: locks and pointers. */
   readonly held = new Set<string>();
@@ -200,10 +202,12 @@ export class SimFunctions implements FunctionsEnd {
               `state v${state.version} e${state.epoch} ${state.status} ${state.step}: ${state.timeline.at(-1)?.note}`,
             );
             this.#witness.committed(state);
+            this.#newest = await store.load(state.id);
           }
           return result;
         }),
-      load: (id) => store.load(id),
+      // One copy for each write and not for each read: transitions do not change what they are given.
+      load: async (id) => (this.#newest?.id === id ? this.#newest : store.load(id)),
       list: (page) => store.list(page),
       putBlob: (id, name, bytes, sha256) => write(`blob ${name}`, () => store.putBlob(id, name, bytes, sha256)),
       getBlob: (id, blob) => store.getBlob(id, blob),

@@ -90,7 +90,9 @@ on(p.domainGetJobStats, (call, { dom, flags }) => {
 });
 on(p.domainAbortJob, (call, { dom }) => {
   const { job } = known(call, dom);
-  if (job?.kind !== "outgoing" || job.phase === "done") throw invalid(call, "no job is active on the domain");
+  if (job?.kind !== "outgoing") throw invalid(call, "no job is active on the domain");
+  // After Perform it is taken and does nothing (seen with 9.0.0).
+  if (job.phase === "done") return {};
   call.daemon.streams.cut(job.token, "migration job: canceled by client", ErrorCode.OPERATION_ABORTED);
   return {};
 });
@@ -133,6 +135,15 @@ on(p.domainDestroyFlags, (call, { dom }) => {
   }
   return {};
 });
+onChange(
+  p.domainSuspend,
+  ({ dom }) => dom,
+  (call, domain) => {
+    if (domain.qemu === null) throw invalid(call, "domain is not running");
+    call.daemon.pause(domain, PausedReason.USER);
+    return {};
+  },
+);
 onChange(
   p.domainResume,
   ({ dom }) => dom,
@@ -224,7 +235,8 @@ handlers.set(p.domainMigratePerform3Params.name, (call, args) => {
   if (domain.qemu === null) throw invalid(call, "domain is not running");
   if (domain.job !== null) throw refusal(call.name, ErrorCode.OPERATION_TIMEOUT, "cannot acquire state change lock");
   call.daemon.witness.performing(call.daemon, domain);
-  domain.job = { kind: "outgoing", phase: "performing", token: "", connection: call.connection };
+  const wasRunning = domain.qemu.cpu === "running";
+  domain.job = { kind: "outgoing", phase: "performing", token: "", connection: call.connection, wasRunning };
   call.daemon.streams.begin(call.daemon, domain, tokenOf(cookieIn), call.refused, call.reply);
 });
 
@@ -265,8 +277,8 @@ on(p.domainMigrateConfirm3Params, (call, { dom, cancelled, flags }) => {
   domain.job = null;
   if (cancelled) {
     daemon.witness.resuming(daemon, domain, "confirm");
-    if (domain.qemu !== null && !isUserPaused(call, domain))
-      daemon.run(domain, RunningReason.MIGRATION_CANCELED, "Confirm");
+    // A guest that its owner had paused before is not let run by a way back.
+    if (job.wasRunning) daemon.run(domain, RunningReason.MIGRATION_CANCELED, "Confirm");
     return {};
   }
   const undefines = (flags & MigrateFlag.UNDEFINE_SOURCE) !== 0;
@@ -275,10 +287,3 @@ on(p.domainMigrateConfirm3Params, (call, { dom, cancelled, flags }) => {
   daemon.kill(domain, ShutoffReason.MIGRATED, "Confirm");
   return {};
 });
-
-/** A guest that its owner had paused before is not let run by a way back. */
-function isUserPaused({ daemon }: Call, domain: SimDomain): boolean {
-  if (!daemon.witness.wasPausedByOwner(domain)) return false;
-  daemon.pause(domain, PausedReason.USER);
-  return true;
-}

@@ -63,10 +63,10 @@ export class Streams {
       domain.job = null;
       throw refusal(perform, ErrorCode.SYSTEM_ERROR, "unable to connect to server: Connection refused");
     }
-    domain.job = { kind: "outgoing", phase: "performing", token, connection };
+    const wasRunning = domain.qemu?.cpu === "running";
+    domain.job = { kind: "outgoing", phase: "performing", token, connection, wasRunning };
     const stream: Stream = { token, source, domain, reply };
     this.#streams.set(token, stream);
-    const wasRunning = domain.qemu?.cpu === "running";
     time.after(chance.between(5, 3_000), () => {
       if (this.#streams.get(token) !== stream) return;
       if (breaks) {

@@ -130,10 +130,6 @@ export class Witness {
       );
   }
 
-  wasPausedByOwner(_domain: SimDomain): boolean {
-    return this.ownerPaused;
-  }
-
   /** I3: a record is taken away only while it is complete over there, and kept by the journal and the bucket. */
   stripping(daemon: SimLibvirtd, domain: SimDomain, name: string): void {
     const createdAt = domain.snapshots.records.get(name)?.createdAt;
