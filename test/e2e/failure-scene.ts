@@ -270,6 +270,7 @@ export class FailureScene {
 
   /** The same guest can be migrated at once: nothing stands in the way. */
   async nextCompletes(): Promise<void> {
+    for (const { proxy } of this.#peers.values()) proxy.heal();
     await this.completed(await this.migrate());
   }
 }
