@@ -108,7 +108,9 @@ export class FunctionsSide {
     return this.#arrow(number, "cancel", () => ({ type: "cancelRequested", at, by: "a person" }));
   }
 
+  /** Each time it comes too late it may ask for an abort again: twice is enough to see what that does. */
   connectionLost(number: number, epoch: number): number {
+    if ((this.state(number).attempts["abort"] ?? 0) >= 2) return number;
     return this.#arrow(number, `lost ${epoch}`, () => ({ type: "connectionLost", at, epoch, cause: "lost" }));
   }
 

