@@ -1,7 +1,8 @@
 /** Many runs of one kind, and what they come to. A batch can be split among threads (pool.ts): each does every n-th run. */
 import { type FaultKind, type PlannedFault, sides } from "./fault-plan.ts";
 import { knownDefectOf } from "./known-defects.ts";
-import { type Mutation, plainScenario, type RunResult, type Scenario, simulate } from "./run.ts";
+import { type RunResult, simulate } from "./run.ts";
+import { type Mutation, plainScenario, type Scenario } from "./scene.ts";
 import { runSingle, singleFaults } from "./singles.ts";
 import { runSwarm } from "./swarm.ts";
 import { Chance } from "./virtual-time.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { scenarios } from "./batch.ts";
 import { knownDefects } from "./known-defects.ts";
-import { plainScenario } from "./run.ts";
+import { plainScenario } from "./scene.ts";
 import { runSingle } from "./singles.ts";
 
 describe("known defects are still there, or have to be taken out of the list", () => {

@@ -9,7 +9,8 @@ import { type Batch, type Figures, merge, noFigures, runPair, scenarios, textOf 
 import { allKinds, type PlannedFault } from "./fault-plan.ts";
 import { mutations } from "./mutations.ts";
 import { runOnThreads } from "./pool.ts";
-import { plainScenario, type RunResult } from "./run.ts";
+import type { RunResult } from "./run.ts";
+import { plainScenario } from "./scene.ts";
 import { runSingle } from "./singles.ts";
 import { runSwarm } from "./swarm.ts";
 

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Removed } from "./mutations.ts";
 import { mutations } from "./mutations.ts";
-import { plainScenario, type RunResult, simulate } from "./run.ts";
+import { type RunResult, simulate } from "./run.ts";
+import { plainScenario } from "./scene.ts";
 import { runSwarm } from "./swarm.ts";
 
 /** Seeds tried for one rule; most need fewer than a hundred. */

@@ -8,7 +8,7 @@ import { receive } from "#functions/session";
 import { procedures } from "#libvirt/procedures";
 import type { Journal, Steps } from "#shim/ports";
 import type { FaultSource } from "./fault-plan.ts";
-import type { Mutation } from "./run.ts";
+import type { Mutation } from "./scene.ts";
 
 /** A journal that does not write certain points and says that it did. */
 const withoutMilestone =

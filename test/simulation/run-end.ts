@@ -1,7 +1,7 @@
 /** What must be true when everything is over: I10, I4, and that the guest still lives its life. */
 import type { MigrationState } from "#core/state";
 import { sides } from "./fault-plan.ts";
-import { domainRef, migrationId, type Scenario, type Scene } from "./run.ts";
+import { domainRef, migrationId, type Scenario, type Scene } from "./scene.ts";
 
 export interface EndFault {
   invariant: string;

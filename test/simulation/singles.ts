@@ -1,6 +1,7 @@
 /** Every single fault: each kind that a point can have, at each point that a run without faults reaches. */
 import { ownKindsOf, type PlannedFault, worldKinds } from "./fault-plan.ts";
-import { type Mutation, type RunResult, type Scenario, simulate } from "./run.ts";
+import { type RunResult, simulate } from "./run.ts";
+import type { Mutation, Scenario } from "./scene.ts";
 
 /** All of them for a scenario, in the order of the happy run. */
 export async function singleFaults(seed: number, scenario: Scenario): Promise<PlannedFault[]> {

@@ -1,6 +1,7 @@
 /** A run whose scenario and faults are all drawn from its seed: a likelihood, a number and a mix of kinds for each. */
 import { allKinds, type FaultKind } from "./fault-plan.ts";
-import { type Mutation, type RunResult, type Scenario, simulate } from "./run.ts";
+import { type RunResult, simulate } from "./run.ts";
+import type { Mutation, Scenario } from "./scene.ts";
 import { Chance } from "./virtual-time.ts";
 
 export function scenarioOf(chance: Chance): Scenario {

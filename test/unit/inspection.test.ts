@@ -34,7 +34,6 @@ const hostUuids = {
   source: "aaaaaaaa-0000-0000-0000-000000000001",
   destination: "aaaaaaaa-0000-0000-0000-000000000002",
 };
-
 const refuse = (code: number, text: string) => new Refusal(code, ErrorDomain.QEMU, text);
 
 /** A libvirt that answers like a host without the domain; tests change what they are about. */

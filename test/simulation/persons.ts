@@ -1,0 +1,41 @@
+/** The people of a simulated world: one who wants the guest moved, and one who looks after what is stranded. */
+import { sides } from "./fault-plan.ts";
+import { domainRef, migrationId, type Scene } from "./scene.ts";
+import { hosts } from "./sim-keys.ts";
+
+/** Somebody asks for the migration, and again when no answer came. */
+export function requestSoon({ world, functions, witness }: Scene): void {
+  const ask = (): void => {
+    functions.invoke((runner) =>
+      runner.request({
+        id: migrationId,
+        domain: domainRef,
+        source: { ...hosts.source },
+        destination: { ...hosts.destination },
+        options: { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null },
+        accept: [],
+      }),
+    );
+    world.time.after(30_000, () => {
+      if (witness.state === null) ask();
+    });
+  };
+  world.time.after(6_000, ask);
+}
+
+/** A person who does what a stranded migration says: states that a host is fenced when it is off, and nothing else. */
+export function watchAsPerson(scene: Scene): void {
+  const { world, functions, daemons, witness } = scene;
+  const look = (): void => {
+    const { state } = witness;
+    for (const side of sides) {
+      if (state?.status !== "stranded" || daemons[side].hasPower || witness.fenced.has(side)) continue;
+      if (!state.failure?.action.includes(`--fenced ${hosts[side].name}`)) continue;
+      world.note(`a person states that the ${side} is fenced`);
+      functions.invoke((runner) => runner.resolve(migrationId, { by: "person", reason: "it is off", fenced: side }));
+      witness.fenced.add(side);
+    }
+    world.time.after(60_000, look);
+  };
+  world.time.after(16 * 60_000, look);
+}
