@@ -425,7 +425,10 @@ function payloadsOf(body: Extract<Report["result"], { ok: true }>["body"]): Payl
     case "prepare":
       return { B: body.cookie };
     case "perform":
-      return body.cookie === null ? {} : { C: body.cookie };
+      return {
+        ...(body.cookie === null ? {} : { C: body.cookie }),
+        ...(body.ended?.cookie == null ? {} : { D: body.ended.cookie }),
+      };
     case "finish":
       return body.cookie === null ? {} : { D: body.cookie };
     default:

@@ -12,6 +12,7 @@ import { procedures } from "#libvirt/procedures";
 import { numberOf } from "#libvirt/typed-param";
 import type { DomainState, PeerEnd, ReportBodyOf } from "#protocol/command";
 import { Fault, type FaultBody } from "#protocol/fault";
+import { inlineBytesMax } from "#protocol/limits";
 import { confirmBy } from "./confirm.ts";
 import { performParams } from "./flags.ts";
 import { type Armed, arm, armedOf, type Handed, handedOf, handOver, keepResult, type Stated } from "./hand-over.ts";
@@ -94,9 +95,10 @@ async function concluded(
   handed: Handed,
   dom: RemoteDomain | null,
 ): Promise<ReportBodyOf<"perform">> {
+  const askedAt = work.now();
   const stated = await handOver(work, armed, handed).catch(() => null);
   const statistics = await statisticsOf(work, dom);
-  const ended = stated === null ? null : await endBy(work, stated);
+  const ended = stated === null ? null : await endBy(work, stated, askedAt);
   const bytes = Buffer.from(handed.cookie ?? "", "base64");
   try {
     return { kind: "perform", cookie: await work.payloads.write(bytes), statistics, ended };
@@ -118,11 +120,24 @@ async function statisticsOf(work: Work<"perform">, dom: RemoteDomain | null) {
 }
 
 /** Gives the domain up or takes it back. What cannot be done now is asked for again by the functions, from a paused source. */
-async function endBy(work: Work<"perform">, { receipt, cookie, fault }: Stated): Promise<PeerEnd> {
-  const bytes = Buffer.from(cookie ?? "", "base64");
+async function endBy(work: Work<"perform">, stated: Stated, askedAt: string): Promise<PeerEnd> {
+  const { receipt, fault } = stated;
+  const statedAt = work.now();
+  const bytes = Buffer.from(stated.cookie ?? "", "base64");
   const source = await confirmBy(work, receipt, bytes).catch(() => "paused" as const);
-  return { receipt, source, fault };
+  const small = bytes.byteLength > 0 && bytes.byteLength <= inlineBytesMax;
+  return {
+    receipt,
+    source,
+    fault,
+    cookie: small ? await work.payloads.write(bytes) : null,
+    finishMs: msBetween(askedAt, statedAt),
+    confirmMs: msBetween(statedAt, work.now()),
+  };
 }
+
+/** Figures for people; a clock that was set back makes one of them 0. */
+const msBetween = (from: string, to: string) => Math.max(0, Date.parse(to) - Date.parse(from));
 
 /** An earlier run of this Perform was cut off. Its answer, and cookie C with it, is lost unless it was kept. */
 async function takeUp(work: Work<"perform">): Promise<ReportBodyOf<"perform">> {
@@ -140,12 +155,13 @@ async function givenUp(
   state: DomainState | undefined,
   cause?: unknown,
 ): Promise<StepFault> {
+  const askedAt = work.now();
   const stated = armed === null ? null : await handOver(work, armed, await keepResult(work, null)).catch(() => null);
   if (stated === null) return new StepFault(body, state, { cause });
   const { receipt } = stated;
   // Somebody's job that does not end keeps the domain: then nothing is done to it here.
   if (state === undefined) return new StepFault(body, state, { cause, receipt });
-  const { source } = await endBy(work, stated);
+  const { source } = await endBy(work, stated, askedAt);
   return new StepFault(body, source === "gone" ? "nostate" : source, { cause, receipt });
 }
 

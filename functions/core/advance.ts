@@ -3,7 +3,7 @@
  * and checkpoints skips export and stage, one that is not running skips Perform (libvirt-domain.c,
  * virDomainMigrateVersion3Full: offline goes from Prepare to Finish).
  */
-import type { CommandKind, PeerEnd, ReportBodyOf } from "#protocol/command";
+import type { CommandKind, PeerEnd, Receipt, ReportBodyOf } from "#protocol/command";
 import type { FaultBody, Finding } from "#protocol/fault";
 import { change, cut, type Draft, end, enter, fail, failureOf, later, note } from "./draft.ts";
 import { findingCharsMax, findingsMax, ticketMsMax } from "./limits.ts";
@@ -213,19 +213,27 @@ const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
   // The destination's own word came before: only the source has not heard it.
   const { receipt } = noted.state;
   if (receipt === null) return enter(noted, "finishing", "finish");
-  return endedByPeers(noted, { receipt, source: "paused", fault: null });
+  return receipt.outcome === "started" ? confirmSource(noted, "confirming") : undoSource(turnRound(noted, null));
 };
 
 /** The shims have ended the handshake by their ticket: what is left is to learn it, and to do what they could not. */
-function endedByPeers(draft: Draft, { receipt, source, fault }: PeerEnd): Draft {
-  const noted = note(change(draft, { receipt }), {
-    side: "destination",
-    note: `receipt: ${receipt.outcome} (by ${receipt.evidence}), shim to shim; source ${source}`,
-  });
+function endedByPeers(draft: Draft, { receipt, source, fault, finishMs, confirmMs }: PeerEnd): Draft {
+  const told = draft.state.receipt === null ? peerReceipt(change(draft, { receipt }), receipt, finishMs) : draft;
+  const noted = note(told, { step: "confirming", side: "source", ms: confirmMs, note: `confirmed: ${source}` });
   if (receipt.outcome === "started")
     return source === "gone" ? settleDestination(noted) : confirmSource(noted, "confirming");
   const paused = change(noted, { touched: { ...noted.state.touched, performed: source === "paused" } });
   return undoSource(turnRound(paused, fault));
+}
+
+/** What the destination stated, learnt from whoever tells it first. */
+export function peerReceipt(draft: Draft, { outcome, evidence }: Receipt, ms: number): Draft {
+  return note(draft, {
+    step: "finishing",
+    side: "destination",
+    ms,
+    note: `receipt: ${outcome} (by ${evidence}), shim to shim`,
+  });
 }
 
 /** Finish was asked to start the domain and did not. */

@@ -46,9 +46,9 @@ export function change(draft: Draft, fields: Partial<MigrationState>): Draft {
 
 /** Adds a line to the story. What is said again at once is one line with its newest time; a full timeline loses its
  *  second-oldest lines: how it began and how it ends stay readable. */
-export function note(draft: Draft, line: { side?: Side | null; ms?: number | null; note: string }): Draft {
+export function note(draft: Draft, line: { side?: Side | null; ms?: number | null; note: string; step?: Step }): Draft {
   const text = cut(line.note, noteCharsMax);
-  const { step } = draft.state;
+  const { step } = { step: draft.state.step, ...line };
   const entry = { at: draft.at, step, side: line.side ?? null, ms: line.ms ?? null, note: text };
   const last = draft.state.timeline.at(-1);
   const again = last !== undefined && last.note === text && last.step === step && last.side === entry.side;

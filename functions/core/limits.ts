@@ -11,6 +11,10 @@ export const inspectMsMax = 60_000;
  *  person learns of it. Its commands stay pending and a later report still moves it on (I10). */
 export const strandedAfterMs = 15 * 60_000;
 
+/** A host that is away for this long while a step after Perform waits for it: the guest may be standing still, so a person is told
+ *  soon. Longer than a restart of a shim or of its daemon; nothing is given up by telling. */
+export const awayMsMax = 60_000;
+
 /** Rounds of load -> transition -> commit before a conflict is given back to the caller: each conflict means that another
  *  writer made progress, and at most two shims, a timer and a person write to one migration. */
 export const commitAttemptsMax = 8;

@@ -5,7 +5,7 @@
 import type { Side } from "#protocol/command";
 import { change, type Draft, failureOf, issue } from "./draft.ts";
 import type { MigrationEvent } from "./event.ts";
-import { retryMsMax, strandedAfterMs } from "./limits.ts";
+import { awayMsMax, retryMsMax, strandedAfterMs } from "./limits.ts";
 import { persistentSteps, retreat, strandSilent } from "./retreat.ts";
 import type { MigrationState } from "./state.ts";
 
@@ -35,16 +35,23 @@ function watchPerform(draft: Draft, { elapsedMs, unreachable }: Ticked): Draft {
   const seen = state.performSeen;
   if (elapsedMs !== null && elapsedMs !== seen?.elapsedMs) return change(draft, { performSeen: { elapsedMs, at } });
   const issuedAt = state.pending.find(({ kind }) => kind === "perform")?.issuedAt ?? state.updatedAt;
-  if (elapsed(seen?.at ?? issuedAt, at) < strandedAfterMs) return draft;
+  // With its receipt known, the guest runs over there, and only the source's word is missing.
+  const waitMs = state.receipt !== null && unreachable.includes("source") ? awayMsMax : strandedAfterMs;
+  if (elapsed(seen?.at ?? issuedAt, at) < waitMs) return draft;
   return silent(draft, "source", unreachable.includes("source"));
 }
 
 function overdue(draft: Draft, unreachable: readonly Side[]): Draft {
   const { state, at } = draft;
-  const late = state.pending.find((pending) => elapsed(pending.deadlineAt, at) >= 0);
+  const persistent = persistentSteps[state.step] !== undefined;
+  const late = state.pending.find(
+    (pending) =>
+      elapsed(pending.deadlineAt, at) >= 0 ||
+      (persistent && unreachable.includes(pending.side) && elapsed(pending.issuedAt, at) >= awayMsMax),
+  );
   if (late === undefined) return draft;
   const away = unreachable.includes(late.side);
-  if (persistentSteps[state.step] !== undefined) return silent(draft, late.side, away);
+  if (persistent) return silent(draft, late.side, away);
   const { name } = state[late.side];
   const cause = away
     ? `Host ${name} has not been heard of while ${state.step} was waiting for it.`

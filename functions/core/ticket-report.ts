@@ -3,8 +3,8 @@
  * comes: the source may have died after its guest had moved, or its channel may have healed while we relayed.
  */
 import type { TicketKind } from "#protocol/ticket";
-import { advances, contradicts, turnRound } from "./advance.ts";
-import { change, type Draft, note } from "./draft.ts";
+import { advances, contradicts, peerReceipt, turnRound } from "./advance.ts";
+import { change, type Draft } from "./draft.ts";
 import type { StoredReport } from "./event.ts";
 import { wake } from "./retreat.ts";
 import type { Step } from "./state.ts";
@@ -31,14 +31,8 @@ export function ticketReported(draft: Draft, kind: TicketKind, report: StoredRep
     if (finishing.has(step)) return advances.finish({ draft: wake(draft), body, blobs, ms: report.ms });
     if (step !== "performing" || draft.state.receipt !== null) return draft;
     // Perform's own report will follow, with what the source has done by this receipt.
-    return note(
-      change(wake(draft), { receipt: body.receipt, blobs: { ...draft.state.blobs, ...blobs }, performSeen: null }),
-      {
-        side: "destination",
-        ms: report.ms,
-        note: `receipt: ${body.receipt.outcome} (by ${body.receipt.evidence}), shim to shim`,
-      },
-    );
+    const told = { receipt: body.receipt, blobs: { ...draft.state.blobs, ...blobs }, performSeen: null };
+    return peerReceipt(change(wake(draft), told), body.receipt, report.ms);
   }
   if (body.kind !== "confirm" || !confirming.has(step) || contradicts(draft.state, body.receipt.outcome)) return draft;
   const told = change(wake(draft), { receipt: draft.state.receipt ?? body.receipt });

@@ -175,6 +175,11 @@ const peerEndSchema = z.object({
   source: confirmedSourceSchema,
   /** Why Finish did not start the domain. */
   fault: z.nullable(faultSchema),
+  /** Cookie D; null: there is none, or it is too large to be carried for its figures. */
+  cookie: z.nullable(blobSchema),
+  /** From handing over to the receipt, and what Confirm took then. */
+  finishMs: z.number().check(z.minimum(0)),
+  confirmMs: z.number().check(z.minimum(0)),
 });
 export type PeerEnd = z.infer<typeof peerEndSchema>;
 

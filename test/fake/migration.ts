@@ -46,6 +46,8 @@ const performedBody = {
   statistics: { downtimeMs: 20, transferredBytes: 1000, totalMs: 100 },
 } as const;
 
+const peerEnd = { fault: null, cookie: null, finishMs: 5, confirmMs: 5 };
+
 /** Every success that a shim can report for a kind of command, by a name for the table. */
 export function successes(kind: CommandKind): Record<string, ReportBody> {
   const inspected = (snapshots: number, state: "running" | "shutoff" = "running"): ReportBody => ({
@@ -86,11 +88,11 @@ export function successes(kind: CommandKind): Record<string, ReportBody> {
       };
     case "perform":
       return {
-        done: { ...performedBody, ended: { receipt: receipt("started"), source: "gone", fault: null } },
+        done: { ...performedBody, ended: { ...peerEnd, receipt: receipt("started"), source: "gone" } },
         relayed: { ...performedBody, ended: null },
-        unconfirmed: { ...performedBody, ended: { receipt: receipt("started"), source: "paused", fault: null } },
-        destroyed: { ...performedBody, ended: { receipt: receipt("destroyed"), source: "running", fault } },
-        untaken: { ...performedBody, ended: { receipt: receipt("destroyed"), source: "paused", fault: null } },
+        unconfirmed: { ...performedBody, ended: { ...peerEnd, receipt: receipt("started"), source: "paused" } },
+        destroyed: { ...performedBody, ended: { ...peerEnd, receipt: receipt("destroyed"), source: "running", fault } },
+        untaken: { ...performedBody, ended: { ...peerEnd, receipt: receipt("destroyed"), source: "paused" } },
       };
     case "abort":
       return { done: { kind, aborted: true }, late: { kind, aborted: false } };

@@ -12,7 +12,18 @@ import { transition } from "#core/transition";
 import type { CommandKind, DomainState, Receipt, ReportBody, Side } from "#protocol/command";
 import { commandSide } from "#protocol/command";
 import { ticketCommandId, ticketKindOf } from "#protocol/ticket";
-import { at, fault, freshMigration, inlineBlob, later, receipt, storedBlob, success, successes, tree } from "#test/fake/migration";
+import {
+  at,
+  fault,
+  freshMigration,
+  inlineBlob,
+  later,
+  receipt,
+  storedBlob,
+  success,
+  successes,
+  tree,
+} from "#test/fake/migration";
 
 export type Outcome = "started" | "destroyed";
 
@@ -264,7 +275,10 @@ function bodyOf(kind: CommandKind, first: string | undefined, second: string | u
         kind,
         cookie: inlineBlob,
         statistics: { downtimeMs: null, transferredBytes: null, totalMs: null },
-        ended: first === undefined ? null : { receipt: receipt(outcome(first)), source, fault: null },
+        ended:
+          first === undefined
+            ? null
+            : { receipt: receipt(outcome(first)), source, fault: null, cookie: null, finishMs: 0, confirmMs: 0 },
       };
     case "abort":
       return { kind, aborted: first === "yes" };
