@@ -17,7 +17,7 @@ import { bundleAccess } from "#shim/bundle-files";
 import type { JournalEntry, Payloads, Peers, Seal, Work } from "#shim/ports";
 import type { StepFault } from "#shim/step-fault";
 import { steps } from "#shim/steps";
-import { SilentPeers, sealOf, ticketFor } from "#test/fake/treaty";
+import { SilentPeers, sealOf, signedReceipt, ticketFor } from "#test/fake/treaty";
 
 export const live: MigrateOptions = { offline: false, unsafe: true, autoConverge: false, bandwidthMiBps: null };
 export const offline: MigrateOptions = { offline: true, unsafe: false, autoConverge: false, bandwidthMiBps: null };
@@ -257,7 +257,9 @@ export class Crossing {
   confirm(receipt: Receipt = required(this.finished).receipt) {
     const { flags } = required(this.began);
     const cookie = this.finished?.cookie ?? null;
-    const told = { ...this.head("confirm"), cookie, receipt, options: this.options, flags };
+    const head = this.head("confirm");
+    const signed = receipt.signature === undefined ? signedReceipt(receipt, head) : receipt;
+    const told = { ...head, cookie, receipt: signed, options: this.options, flags };
     const ticket = ticketFor({ ...told, cookie: required(this.prepared).cookie });
     return this.source.run<"confirm">({ ...told, ticket });
   }

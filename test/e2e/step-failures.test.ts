@@ -287,7 +287,7 @@ describe("the ways back of a migration on real hosts", { timeout }, () => {
     assert.equal(repeated.sourceState, "paused");
     assert.equal((await faultFrom(() => made.restore())).retry, "person");
     assert.equal((await made.finish(true)).receipt.outcome, "destroyed");
-    assert.deepEqual(await made.confirm(), { kind: "confirm", source: "running" });
+    assert.equal((await made.confirm()).source, "running");
     await made.unstage();
     await made.restore();
     await assertAsBefore(made, before);
@@ -367,7 +367,7 @@ describe("the ways back of a migration on real hosts", { timeout }, () => {
     await h2.start();
     const { receipt } = await finishing;
     assert.deepEqual([receipt.outcome, receipt.evidence], ["destroyed", "probe"]);
-    assert.deepEqual(await made.confirm(), { kind: "confirm", source: "running" });
+    assert.equal((await made.confirm()).source, "running");
     await made.unstage();
     await made.restore();
     await assertAsBefore(made, before);
