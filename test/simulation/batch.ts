@@ -22,9 +22,25 @@ export type Batch =
   /** Two single faults together, drawn by seed. */
   | { type: "pairs"; from: number; runs: number };
 
+/** One run, by what decides it. */
+export type One =
+  | { type: "swarm" | "pair"; seed: number }
+  | { type: "single"; seed: number; scenario: string; fault: PlannedFault };
+
+/** The arguments of `npm run sim --` that play it again. */
+export function replayOf(one: One): string {
+  if (one.type === "single")
+    return `--seed ${one.seed} --scenario ${one.scenario} --fault '${textOf(one.fault)}' --trace`;
+  return `${one.type === "pair" ? "--pair " : ""}--seed ${one.seed} --trace`;
+}
+
+export function runOne(one: One, options: { tracing?: boolean; mutation?: Mutation } = {}): Promise<RunResult> {
+  if (one.type === "single") return runSingle(one.seed, scenarios[one.scenario] ?? plainScenario, one.fault, options);
+  return one.type === "pair" ? runPair(one.seed, options) : runSwarm(one.seed, options);
+}
+
 export interface Failure {
-  /** The arguments of `npm run sim --` that replay it. */
-  replay: string;
+  one: One;
   invariant: string;
   text: string;
   faults: string;
@@ -53,15 +69,13 @@ export async function runBatch(batch: Batch, first = 0, step = 1): Promise<Figur
     for (let at = first; at < faults.length; at += step) {
       const fault = faults[at];
       if (fault === undefined) continue;
-      const result = await runSingle(batch.seed, scenario, fault);
-      add(figures, result, `--seed ${batch.seed} --scenario ${batch.scenario} --fault '${textOf(fault)}'`);
+      await add(figures, { type: "single", seed: batch.seed, scenario: batch.scenario, fault });
     }
     return figures;
   }
   for (let at = first; at < batch.runs; at += step) {
     const seed = batch.from + at;
-    if (batch.type === "swarm") add(figures, await runSwarm(seed), `--seed ${seed}`);
-    else add(figures, await runPair(seed), `--pair --seed ${seed}`);
+    await add(figures, { type: batch.type === "swarm" ? "swarm" : "pair", seed });
   }
   return figures;
 }
@@ -86,7 +100,8 @@ export async function runPair(
   return simulate({ seed: happySeed, scenario, source: { type: "planned", faults }, ...options });
 }
 
-function add(figures: Figures, result: RunResult, replay: string): void {
+async function add(figures: Figures, one: One): Promise<void> {
+  const result = await runOne(one);
   figures.runs += 1;
   figures.events += result.events;
   figures.ends[result.status] = (figures.ends[result.status] ?? 0) + 1;
@@ -97,7 +112,7 @@ function add(figures: Figures, result: RunResult, replay: string): void {
   }
   for (const violation of result.violations.slice(0, 1))
     figures.failures.push({
-      replay,
+      one,
       invariant: violation.invariant,
       text: violation.text,
       faults: result.injected.map(textOf).join(", "),

@@ -5,14 +5,10 @@
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { type Batch, type Figures, merge, noFigures, runPair, scenarios, textOf } from "./batch.ts";
+import { type Batch, type Figures, merge, noFigures, type One, replayOf, runOne, textOf } from "./batch.ts";
 import { allKinds, type PlannedFault } from "./fault-plan.ts";
 import { mutations } from "./mutations.ts";
 import { runOnThreads } from "./pool.ts";
-import type { RunResult } from "./run.ts";
-import { plainScenario } from "./scene.ts";
-import { runSingle } from "./singles.ts";
-import { runSwarm } from "./swarm.ts";
 
 const { values } = parseArgs({
   options: {
@@ -55,15 +51,16 @@ function mutationOf(name: string | undefined) {
   process.exit(64);
 }
 
-/** One run, told in full. */
-async function single(): Promise<RunResult> {
-  const options = { tracing: true, ...mutationOf(values.mutation) };
+/** The run that the arguments name. */
+function named(): One {
   if (values.fault !== undefined)
-    return runSingle(seed, scenarios[values.scenario] ?? plainScenario, faultOf(values.fault), options);
-  return values.pair ? runPair(seed, options) : runSwarm(seed, options);
+    return { type: "single", seed, scenario: values.scenario, fault: faultOf(values.fault) };
+  return { type: values.pair ? "pair" : "swarm", seed };
 }
 
-function tell(result: RunResult): void {
+/** One run, told in full when it was asked for or when something is broken. */
+async function tell(one: One): Promise<void> {
+  const result = await runOne(one, { tracing: true, ...mutationOf(values.mutation) });
   if (values.trace || result.violations.length > 0) console.log(result.trace.join("\n"));
   console.log(
     `seed ${result.seed}, ${JSON.stringify(result.scenario)}: ${result.status} after ${result.events} events`,
@@ -71,7 +68,10 @@ function tell(result: RunResult): void {
   for (const fault of result.injected) console.log(`  fault: ${textOf(fault)}`);
   for (const { invariant, text, atMs } of result.violations)
     console.log(`  BROKEN ${invariant} at ${atMs} ms: ${text}`);
-  if (result.violations.length > 0) process.exitCode = 1;
+  if (result.violations.length === 0) return;
+  const mutation = values.mutation === undefined ? "" : ` --mutation '${values.mutation}'`;
+  console.log(`  replay: npm run sim -- ${replayOf(one)}${mutation}`);
+  process.exitCode = 1;
 }
 
 function print(figures: Figures, seconds: number): void {
@@ -89,14 +89,14 @@ function print(figures: Figures, seconds: number): void {
   const fresh = figures.failures.filter(({ knownDefect }) => knownDefect === null);
   for (const name of new Set(known.map(({ knownDefect }) => knownDefect))) {
     const of = known.filter(({ knownDefect }) => knownDefect === name);
-    console.log(`known defect, ${of.length} runs, such as ${of[0]?.replay}: ${name}`);
+    console.log(`known defect, ${of.length} runs, such as ${of.slice(0, 1).map(({ one }) => replayOf(one))}: ${name}`);
   }
-  for (const { replay, invariant, text, faults } of fresh)
-    console.log(`BROKEN ${invariant}: ${text}\n  faults: ${faults}\n  replay: npm run sim -- ${replay} --trace`);
+  for (const { one, invariant, text, faults } of fresh)
+    console.log(`BROKEN ${invariant}: ${text}\n  faults: ${faults}\n  replay: npm run sim -- ${replayOf(one)}`);
   if (fresh.length > 0) process.exitCode = 1;
 }
 
-if (!values.singles && runs === 1) tell(await single());
+if (!values.singles && runs === 1) await tell(named());
 else {
   const startedMs = performance.now();
   const figures = noFigures();
@@ -105,4 +105,7 @@ else {
     : [{ type: values.pair ? "pairs" : "swarm", from: seed, runs }];
   for (const batch of batches) merge(figures, await runOnThreads(batch, threads));
   print(figures, (performance.now() - startedMs) / 1000);
+  // The first one is told in full at once.
+  const first = figures.failures.find(({ knownDefect }) => knownDefect === null);
+  if (first !== undefined) await tell(first.one);
 }

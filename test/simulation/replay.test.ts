@@ -1,5 +1,6 @@
 /** Without faults every guest arrives whole; and a seed is the whole of a run: played again it is the same to the last line. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { describe, test } from "node:test";
 import { runPair, scenarios } from "./batch.ts";
 import { simulate } from "./run.ts";
@@ -27,6 +28,18 @@ describe("the simulated world", () => {
         faults += one.injected.length;
       }
     assert.ok(faults > 50, `${faults} faults`);
+  });
+
+  test("a broken run is told in full, with the command that tells it again", () => {
+    const words = ["--seed", "2", "--mutation", "strip before stage"];
+    const main = new URL("./main.ts", import.meta.url).pathname;
+    const told = () => spawnSync(process.execPath, [main, ...words], { encoding: "utf8" });
+    const [one, other] = [told(), told()];
+    assert.equal(one.status, 1, one.stderr);
+    assert.match(one.stdout, /BROKEN I3 at \d+ ms: .* is being stripped/);
+    assert.match(one.stdout, /replay: npm run sim -- --seed 2 --trace --mutation 'strip before stage'/);
+    assert.match(one.stdout, /source libvirt domain_snapshot_delete/);
+    assert.equal(other.stdout, one.stdout);
   });
 
   test("tracing changes nothing", async () => {
