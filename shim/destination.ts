@@ -14,12 +14,15 @@ import { procedures } from "#libvirt/procedures";
 import type { BundleRef } from "#protocol/blob";
 import type { DomainRef, ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
+import { destinationRow } from "./destination-recovery.ts";
 import { readDomain } from "./domain-xml.ts";
-import { cancelIncoming, decisionOf } from "./finish.ts";
+import { cancelIncoming } from "./finish.ts";
 import { destinationFlags, prepareParams } from "./flags.ts";
 import { faultOf } from "./libvirt-fault.ts";
+import { type DestinationMoment, destinationMoment } from "./moment.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";
-import { lookUp, mustLookUp, persistently, probeDomain, read } from "./probe.ts";
+import { lookUp, mustLookUp, type Probe, persistently, probeDomain, read } from "./probe.ts";
+import { overdue } from "./recovery.ts";
 import { completeTree, redefineFrom, verifyTree } from "./snapshots.ts";
 import { snapshotProgress } from "./source.ts";
 import {
@@ -37,8 +40,7 @@ import { XmlError } from "./xml-reader.ts";
 
 /** Records between two progress messages. */
 const progressEvery = 50;
-/** How long an incoming domain whose connection is lost may take to be destroyed by libvirt, and time between two looks. */
-const autodestroyMsMax = 30_000;
+/** Time between two looks at an incoming domain that libvirt is ending. */
 const autodestroyLookMs = 250;
 
 /** Defines the domain inactive and gives it the bundle's tree: libvirt's incoming migration adopts both. */
@@ -49,12 +51,12 @@ export const stage: Step<"stage"> = async (work) => {
   const entries = entriesOf(work, path);
   const xml = await domainXmlOf(entries, domain);
   const wanted = await readBundleTree(entries);
-  let staging = hasMilestone(work.history, "staging");
+  let moment = destinationMoment(work.history, work.command);
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"stage">> => {
-      await mustBeFree(libvirt, domain, staging);
+      await mustBeFree(libvirt, work, moment);
       await work.milestone("staging", { uuid: domain.uuid });
-      staging = true;
+      moment = "staging";
       const { dom } = await libvirt.call(procedures.domainDefineXmlFlags, { xml, flags: 0 });
       const total = wanted.snapshots + wanted.checkpoints;
       await redefineFrom(libvirt, dom, entries, {
@@ -107,10 +109,15 @@ function malformed(why: string): Fault {
 }
 
 /** Nobody else's domain is overwritten: an inactive definition is taken over only if this migration staged it. */
-async function mustBeFree(libvirt: LibvirtConnection, domain: DomainRef, staged: boolean): Promise<void> {
-  const probe = await probeDomain(libvirt, domain.uuid);
-  if (probe.present && probe.active) throw activeHere(domain);
-  if (probe.present && !staged)
+async function mustBeFree(
+  libvirt: LibvirtConnection,
+  work: Pick<Work<"stage">, "command" | "history">,
+  moment: DestinationMoment,
+): Promise<void> {
+  const { domain } = work.command;
+  const row = destinationRow(work, await probeDomain(libvirt, domain.uuid), { moment });
+  if (row.do !== "stage" && row.found !== "inactive") throw activeHere(domain);
+  if (row.do !== "stage")
     throw new Fault({
       code: "destination.defined",
       cause: `"${domain.name}" (${domain.uuid}) is defined on the destination already.`,
@@ -198,13 +205,13 @@ async function noteAdoption(
 
 /** After a restart of the shim, what an earlier Prepare made goes with its lost connection; Prepare can be repeated then. */
 async function waitForAutodestroy(
-  work: Pick<Work<"prepare">, "connection" | "sleep" | "now" | "command">,
+  work: Pick<Work<"prepare">, "connection" | "sleep" | "now" | "command" | "history">,
 ): Promise<void> {
   const { domain } = work.command;
   for (let waitedMs = 0; ; waitedMs += autodestroyLookMs) {
-    const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
-    if (!probe.present || !probe.active) return;
-    if (waitedMs >= autodestroyMsMax) throw activeHere(domain);
+    const row = destinationRow(work, await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid)));
+    if (row.do === "prepare") return;
+    if (overdue(row, waitedMs) !== null) throw activeHere(domain);
     await work.sleep(autodestroyLookMs);
   }
 }
@@ -214,11 +221,11 @@ export const settle: Step<"settle"> = async (work) => {
   const { domain, bundle, autostart } = work.command;
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"settle">> => {
-      const dom = await mustLookUp(libvirt, domain);
       const probe = await probeDomain(libvirt, domain.uuid);
       // One that is shut off by now has run since its Finish: that is the guest's or its owner's business.
-      if (!probe.present || probe.pausedByMigration || probe.job === "incoming" || !probe.persistent)
-        throw unsettled(`it is ${probe.present ? probe.state : "gone"} and was not taken over`);
+      destinationRow(work, probe, { code: "settle.failed" });
+      if (!probe.present || !probe.persistent) throw unsettled("it was not made persistent");
+      const { dom } = probe;
       const tree = bundle === null ? await readLiveTree(libvirt, dom) : await settledTree(work, libvirt, dom, bundle);
       // Only now: until Confirm a start by hand or at boot would have been a second copy.
       await libvirt.call(procedures.domainSetAutostart, { dom, autostart });
@@ -271,9 +278,12 @@ export const unstage: Step<"unstage"> = async (work) => {
     let removed = await cancelIncoming(work);
     await persistently(work, async (libvirt) => {
       const probe = await probeDomain(libvirt, domain.uuid);
-      if (!probe.present) return;
-      if (probe.active) throw activeHere(domain);
-      if (!(await isOurs(work, libvirt, probe.dom, bundle))) return;
+      const row = destinationRow(work, probe);
+      // Arrived since `cancelIncoming` looked: whose it is has to be asked again.
+      if (row.do === "endIncoming") throw activeHere(domain);
+      const isOurs =
+        row.do === "sweep" || (row.do === "sweepIfProven" && (await isProven(work, libvirt, probe, bundle)));
+      if (!probe.present || !isOurs) return;
       await undefineDomain(libvirt, probe.dom);
       if ((await lookUp(libvirt, domain.uuid)) !== null) throw unsettled("it was undefined and is still there");
       removed = true;
@@ -289,21 +299,17 @@ export const unstage: Step<"unstage"> = async (work) => {
   }
 };
 
-/** Whether this migration staged the inactive definition. A journal with the stage command but without its milestone says
- *  no: somebody defined it before we could. Without any journal of it, only the whole tree of the bundle is proof enough. */
-async function isOurs(
-  work: Pick<Work<"unstage">, "payloads" | "bundles" | "history">,
+/** Whether this migration staged the inactive definition, where its journal does not say so: only the whole tree of the
+ *  bundle is proof enough. */
+async function isProven(
+  work: Pick<Work<"unstage">, "payloads" | "bundles">,
   libvirt: LibvirtConnection,
-  dom: RemoteDomain,
+  probe: Probe,
   bundle: BundleRef | null,
 ): Promise<boolean> {
-  if (hasMilestone(work.history, "staging")) return true;
-  // Finish was decided here: by PERSIST_DEST it made the definition, or wrote over whatever stood there.
-  if (decisionOf(work.history)?.cancelled === false) return true;
-  const asked = work.history.some((entry) => entry.type === "intent" && entry.command.kind === "stage");
-  if (asked || bundle === null) return false;
+  if (!probe.present || bundle === null) return false;
   const wanted: Tree = await readBundleTree(entriesOf(work, await work.payloads.downloadBundle(bundle)));
-  const live = await readLiveTree(libvirt, dom);
+  const live = await readLiveTree(libvirt, probe.dom);
   return (
     live.nodes.size > 0 &&
     live.nodes.size === wanted.nodes.size &&

@@ -5,48 +5,30 @@
  * answer (I1, I2): the domain is looked at by its UUID until it shows how Finish ended.
  */
 
-import * as z from "zod/mini";
 import type { LibvirtConnection } from "#libvirt/client";
 import { MigrateFlag } from "#libvirt/constants";
 import { isFinishCancelled } from "#libvirt/error";
 import { procedures } from "#libvirt/procedures";
-import { type Blob, blobSchema } from "#protocol/blob";
-import { type Command, type MigrateOptions, type Receipt, type ReportBodyOf, receiptSchema } from "#protocol/command";
+import type { Blob } from "#protocol/blob";
+import type { Command, MigrateOptions, Receipt, ReportBodyOf } from "#protocol/command";
 import { Fault, type FaultBody } from "#protocol/fault";
 import { inlineBytesMax } from "#protocol/limits";
 import { receiptSignedText, ticketKindOf } from "#protocol/ticket";
+import { destinationRow } from "./destination-recovery.ts";
 import { destinationFlags, finishParams } from "./flags.ts";
 import { faultBodyOf, isNoAnswer } from "./libvirt-fault.ts";
-import type { JournalEntry, Step, Work } from "./ports.ts";
-import { outcomeOf, persistently, probeDomain } from "./probe.ts";
+import { decidedMoment, decisionOf, finishedOf } from "./moment.ts";
+import type { Step, Work } from "./ports.ts";
+import { persistently, probeDomain } from "./probe.ts";
+import { overdue } from "./recovery.ts";
 
-/** How long a domain may look undecided after Finish or after its connection was lost, and time between two looks. */
-const undecidedMsMax = 60_000;
+/** Time between two looks at a domain that libvirt is still ending; how many there are is the row's. */
 const lookMs = 250;
-
-const decisionSchema = z.object({ cancelled: z.boolean() });
-const finishedSchema = z.object({ receipt: receiptSchema, cookie: z.nullable(blobSchema) });
-
-function lastMilestone<T>(history: readonly JournalEntry[], name: string, schema: z.ZodMiniType<T>): T | null {
-  for (const entry of history) {
-    if (entry.type !== "milestone" || entry.name !== name) continue;
-    const decoded = schema.safeParse(entry.data);
-    // The first one stands, whatever was asked later.
-    if (decoded.success) return decoded.data;
-  }
-  return null;
-}
-
-/** What the journal of this migration has decided; null: nothing yet. */
-export const decisionOf = (history: readonly JournalEntry[]) => lastMilestone(history, "finishing", decisionSchema);
-
-/** How Finish has ended here; null: not yet. */
-export const finishedOf = (history: readonly JournalEntry[]) => lastMilestone(history, "finished", finishedSchema);
 
 type FinishWork = Pick<
   Work<"finish">,
   "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "seal"
-> & { command: Pick<Command, "id" | "migrationId"> };
+> & { command: Pick<Command, "id" | "migrationId" | "kind" | "domain"> };
 
 interface FinishCall {
   uuid: string;
@@ -136,18 +118,21 @@ async function cookieBlob(work: FinishWork, bytes: Uint8Array): Promise<Blob | n
 }
 
 /**
- * How Finish has ended, seen from the domain. Null: an incoming domain waits for it. `wait`: it cannot wait for anybody any
- * more (its connection is lost, or Finish was refused), so libvirt will end it; look until it has.
+ * How Finish has ended, seen from the domain, by the recovery table. Null: libvirt is to be asked. `cut`: it cannot wait for
+ * anybody any more (its connection is lost, or Finish was refused), so libvirt will end it; look until it has.
  */
 async function settledOutcome(
-  work: Pick<FinishWork, "sleep">,
+  work: FinishWork,
   libvirt: LibvirtConnection,
-  call: FinishCall,
-  wait: boolean,
+  { uuid, options: { offline }, cancelled }: FinishCall,
+  cut: boolean,
 ): Promise<Receipt["outcome"] | null> {
+  const moment = decidedMoment({ cancelled, cut, offline });
   for (let waitedMs = 0; ; waitedMs += lookMs) {
-    const outcome = outcomeOf(await probeDomain(libvirt, call.uuid), call.options.offline && !call.cancelled);
-    if (outcome !== null || !wait || waitedMs >= undecidedMsMax) return outcome;
+    const row = destinationRow(work, await probeDomain(libvirt, uuid), { moment });
+    if (row.do === "stateStarted") return "started";
+    if (row.do === "stateDestroyed") return "destroyed";
+    if (row.do === "callFinish" || overdue(row, waitedMs) === "callFinish") return null;
     await work.sleep(lookMs);
   }
 }
@@ -156,35 +141,23 @@ async function settledOutcome(
  * For the way back: ends an incoming domain that Finish was never called for. Does nothing when there is none. When Finish
  * was decided the other way, or the domain runs, it is not touched and `destination.active` says so (I7, I8).
  */
-export async function cancelIncoming(
-  work: Pick<
-    Work<"unstage">,
-    "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "command" | "seal"
-  >,
-): Promise<boolean> {
+export async function cancelIncoming(work: CancelWork): Promise<boolean> {
   const { domain } = work.command;
   const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
-  if (!probe.present || !probe.active) return false;
-  const decision = decisionOf(work.history);
-  const outcome = outcomeOf(probe, false);
-  if (outcome === "started" || decision?.cancelled === false)
-    throw new Fault({
-      code: "destination.active",
-      cause: `"${domain.name}" is ${probe.state} on the destination${decision?.cancelled === false ? ", where Finish was decided" : ""}. It was not touched.`,
-      action: "Look at both copies before anything else; the source must not be resumed while this one is there.",
-      retry: "person",
-    });
-  if (decision === null) await work.milestone("finishing", { cancelled: true });
+  if (destinationRow(work, probe).do !== "endIncoming") return false;
+  if (decisionOf(work.history) === null) await work.milestone("finishing", { cancelled: true });
   const options: MigrateOptions = { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null };
   const flags = MigrateFlag.LIVE | MigrateFlag.PERSIST_DEST;
   const readCookie = async () => new Uint8Array(0);
   const call = { uuid: domain.uuid, name: domain.name, options, flags, readCookie, cancelled: true };
   const { receipt } = await finishAs(work, call, true);
   if (receipt.outcome === "destroyed") return true;
-  throw new Fault({
-    code: "destination.active",
-    cause: `"${domain.name}" runs on the destination although it was to be given up there. It was not touched.`,
-    action: "Look at both copies before anything else; the source must not be resumed while this one runs.",
-    retry: "person",
-  });
+  // It was taken over after all: the row of what it shows now says what a person has to do.
+  const now = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
+  return destinationRow(work, now).do === "endIncoming";
 }
+
+type CancelWork = Pick<
+  Work<"unstage">,
+  "connection" | "sleep" | "milestone" | "now" | "history" | "payloads" | "command" | "seal"
+>;

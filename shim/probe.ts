@@ -8,7 +8,7 @@ import { isNoDomain, LibvirtError } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { type Procedure, procedures } from "#libvirt/procedures";
 import { numberOf, type TypedParam } from "#libvirt/typed-param";
-import type { DomainRef, DomainState, Receipt } from "#protocol/command";
+import type { DomainRef, DomainState } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { isNoAnswer, messageOf } from "./libvirt-fault.ts";
 import type { Work } from "./ports.ts";
@@ -130,14 +130,6 @@ export async function jobStatistics(
     if (error instanceof LibvirtError) return null;
     throw error;
   }
-}
-
-/** How Finish must have ended, from what the destination shows now; null: an incoming domain still waits for it. */
-export function outcomeOf(probe: Probe, offline: boolean): Receipt["outcome"] | null {
-  if (!probe.present) return "destroyed";
-  if (offline) return probe.active ? null : "started";
-  if (!probe.active) return "destroyed";
-  return probe.job === "incoming" || probe.pausedByMigration ? null : "started";
 }
 
 /** Time between two attempts to reach libvirt again, and how long a step keeps at it before it reports that it cannot. */

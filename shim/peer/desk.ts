@@ -8,9 +8,9 @@ import type { Command, Report } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { SignedText } from "#protocol/signed";
 import { type PeerReply, type PeerRequest, type Ticket, ticketCommandId, ticketKindOf } from "#protocol/ticket";
-import { finishedOf } from "../finish.ts";
 import { armedMilestone, armedOf } from "../hand-over.ts";
 import type { MigrationRecord } from "../migration-record.ts";
+import { finishedOf } from "../moment.ts";
 import type { Seal } from "../ports.ts";
 import { mustBeFresh, readResult, readTicket } from "./ticket-check.ts";
 

@@ -1,0 +1,159 @@
+/**
+ * Where a migration stands on one host, read from its journal alone. Pure: entries in, one word out. Together with what the
+ * probe finds (`foundOf`) it is what recovery.ts looks its rows up by, after whatever was cut off: the shim, libvirt's
+ * daemon, the connection between them, the host.
+ */
+import * as z from "zod/mini";
+import { blobSchema } from "#protocol/blob";
+import { type CommandKind, type Receipt, receiptSchema } from "#protocol/command";
+import { handedOf, statedOf } from "./hand-over.ts";
+import { performing } from "./perform-watch.ts";
+import type { JournalEntry } from "./ports.ts";
+import type { Probe } from "./probe.ts";
+
+type History = readonly JournalEntry[];
+
+/** Source, in order. A word is of what may be half done, not of what was asked. */
+export const sourceMoments = {
+  untouched: "inspected and exported; nothing was changed",
+  stripping: "the snapshot records are being taken away for Begin",
+  stripped: "they are taken away; they are to be given back at once",
+  begun: "Begin is done and the tree is whole; Perform is asked for",
+  uncalled: "Perform was asked for and cut off before libvirt was called",
+  failing: "libvirt itself has answered that Perform failed",
+  performing: "Perform was called, and its answer is lost",
+  performed: "Perform has succeeded, its result is kept, and no receipt is here",
+  givingUp: "a receipt says that the domain runs on the destination",
+  givenUp: "the domain was given up by that receipt",
+  takingBack: "a receipt says that the destination has no copy",
+  takenBack: "the same, and Perform was never called, or the domain is taken back already",
+  restoring: "the way back is asked for, and Perform may have paused the domain",
+  restoringFree: "the way back is asked for, and no pause of the domain is this migration's",
+} as const;
+export type SourceMoment = keyof typeof sourceMoments;
+
+/** Destination. Between Prepare and a decision nothing is open here: an incoming domain waits, or went with its connection. */
+export const destinationMoments = {
+  untouched: "nothing was staged",
+  staging: "the definition and its tree are being staged, or are",
+  preparing: "Prepare was cut off: its incoming domain goes with the lost connection",
+  finishing: "Finish was decided, and its end is not known",
+  finishingCut: "the same, and the incoming domain's connection is lost or Finish was refused",
+  arriving: "Finish was decided for a domain that is not running, and was refused",
+  cancelling: "giving up was decided, and its end is not known",
+  cancellingCut: "the same, and the incoming domain's connection is lost or Finish was refused",
+  settling: "Finish has started the domain; it is to be settled",
+  sweeping: "the way back is asked for, and this migration staged a definition",
+  sweepingDecided: "the way back is asked for, and Finish was decided before",
+  sweepingForeign: "the way back is asked for, and this migration made nothing here",
+  sweepingUnproven: "the way back is asked for, and the journal does not say whose a definition is",
+} as const;
+export type DestinationMoment = keyof typeof destinationMoments;
+
+/** What libvirt shows of the domain on a host. */
+export const founds = {
+  absent: "libvirt does not know it",
+  inactive: "defined, not running",
+  running: "running",
+  ownerPaused: "paused, not by a migration",
+  migrationPaused: "paused by a migration, no job",
+  outgoing: "running, a migration leaves",
+  outgoingPaused: "paused by the migration that leaves",
+  outgoingOwnerPaused: "paused by its owner, a migration leaves",
+  incoming: "a migration arrives",
+  otherJob: "running, another job holds it",
+} as const;
+export type Found = keyof typeof founds;
+
+export function foundOf(probe: Probe): Found {
+  if (!probe.present) return "absent";
+  if (!probe.active) return "inactive";
+  if (probe.job === "incoming") return "incoming";
+  if (probe.job === "outgoing" && probe.pausedByMigration) return "outgoingPaused";
+  if (probe.job === "outgoing") return probe.state === "paused" ? "outgoingOwnerPaused" : "outgoing";
+  if (probe.pausedByMigration) return "migrationPaused";
+  if (probe.state === "paused") return "ownerPaused";
+  return probe.job === "other" ? "otherJob" : "running";
+}
+
+const hasMilestone = (history: History, name: string) =>
+  history.some((entry) => entry.type === "milestone" && entry.name === name);
+
+const wasAsked = (history: History, kind: CommandKind) =>
+  history.some((entry) => entry.type === "intent" && entry.command.kind === kind);
+
+/** The first milestone of that name that can be read: it stands, whatever was asked later. */
+function firstMilestone<T>(history: History, name: string, schema: z.ZodMiniType<T>): T | null {
+  for (const entry of history) {
+    if (entry.type !== "milestone" || entry.name !== name) continue;
+    const decoded = schema.safeParse(entry.data);
+    if (decoded.success) return decoded.data;
+  }
+  return null;
+}
+
+/** True when a strip was begun and its redefine is not known to be complete: the tree must be completed from the bundle first. */
+export function isStripped(history: History): boolean {
+  return lastOf(history, "stripping") > lastOf(history, "redefined");
+}
+
+const lastOf = (history: History, name: string) =>
+  history.findLastIndex((entry) => entry.type === "milestone" && entry.name === name);
+
+const decisionSchema = z.object({ cancelled: z.boolean() });
+const finishedSchema = z.object({ receipt: receiptSchema, cookie: z.nullable(blobSchema) });
+const confirmedSchema = z.object({ outcome: z.enum(["started", "destroyed"]) });
+
+/** What the destination's journal has decided; null: nothing yet. */
+export const decisionOf = (history: History) => firstMilestone(history, "finishing", decisionSchema);
+
+/** How Finish has ended there; null: not yet. */
+export const finishedOf = (history: History) => firstMilestone(history, "finished", finishedSchema);
+
+/** Perform3 was never called for a migration whose journal is here: whatever pauses the domain is somebody else. */
+const isUncalled = (history: History) =>
+  !hasMilestone(history, performing) && (wasAsked(history, "begin") || wasAsked(history, "perform"));
+
+/** Where the source stands when it goes about `kind`. `told`: the outcome of a receipt that counts; by default what the
+ *  destination has told this host itself. `answered`: libvirt itself has said that Perform failed. */
+export function sourceMoment(
+  history: History,
+  {
+    kind,
+    told = statedOf(history)?.receipt.outcome ?? null,
+    answered = false,
+  }: { kind: CommandKind; told?: Receipt["outcome"] | null; answered?: boolean },
+): SourceMoment {
+  const confirmed = firstMilestone(history, "confirmed", confirmedSchema)?.outcome ?? null;
+  if (kind === "restore") return confirmed === "destroyed" || isUncalled(history) ? "restoringFree" : "restoring";
+  const outcome = told ?? confirmed;
+  if (outcome === "started") return confirmed === "started" ? "givenUp" : "givingUp";
+  if (outcome === "destroyed") return confirmed === "destroyed" || isUncalled(history) ? "takenBack" : "takingBack";
+  if (isStripped(history)) return lastOf(history, "stripped") > lastOf(history, "stripping") ? "stripped" : "stripping";
+  if (handedOf(history)?.outcome === "performed") return "performed";
+  if (hasMilestone(history, performing)) return answered ? "failing" : "performing";
+  if (wasAsked(history, "perform")) return "uncalled";
+  return wasAsked(history, "begin") ? "begun" : "untouched";
+}
+
+/** Where the destination stands once Finish was decided. `cut`: nobody can wait for it any more. `offline`: the domain is not
+ *  running. */
+export function decidedMoment(of: { cancelled: boolean; cut: boolean; offline: boolean }): DestinationMoment {
+  if (of.cancelled) return of.cut ? "cancellingCut" : "cancelling";
+  if (of.offline) return "arriving";
+  return of.cut ? "finishingCut" : "finishing";
+}
+
+/** Where the destination stands when it goes about `kind`, which is not Finish. */
+export function destinationMoment(history: History, { kind }: { kind: CommandKind }): DestinationMoment {
+  const decision = decisionOf(history);
+  if (kind === "unstage") {
+    if (decision?.cancelled === false) return "sweepingDecided";
+    if (hasMilestone(history, "staging")) return "sweeping";
+    if (hasMilestone(history, "preparing")) return "sweepingUnproven";
+    return wasAsked(history, "stage") || wasAsked(history, "prepare") ? "sweepingForeign" : "sweepingUnproven";
+  }
+  if (kind === "settle") return "settling";
+  if (kind === "prepare") return "preparing";
+  return hasMilestone(history, "staging") ? "staging" : "untouched";
+}
