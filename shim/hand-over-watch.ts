@@ -55,14 +55,16 @@ export class HandOverWatch {
   async run(): Promise<void> {
     const { clock, signal } = this.#parts;
     while (!signal.aborted) {
-      this.round();
+      void this.round();
       await clock.sleep(askEveryMs, signal);
     }
   }
 
-  /** Looks after every migration that lacks a receipt, or was not confirmed by the one that it has, each beside the others. */
-  round(): void {
+  /** Looks after every migration that lacks a receipt, or was not confirmed by the one that it has, each beside the others.
+   *  Resolves with the end of what it began; never rejects. */
+  async round(): Promise<void> {
     const { executor, clock } = this.#parts;
+    const begun: Promise<void>[] = [];
     for (const record of executor.records()) {
       const { migrationId } = record;
       const open = openHandOver(record);
@@ -70,8 +72,9 @@ export class HandOverWatch {
       if (open === null || this.#busy.has(migrationId)) continue;
       if ((this.#failed.get(migrationId)?.untilMs ?? Number.NEGATIVE_INFINITY) > clock.monotonicMs()) continue;
       this.#busy.add(migrationId);
-      void this.#end(record, open).finally(() => this.#busy.delete(migrationId));
+      begun.push(this.#end(record, open).finally(() => this.#busy.delete(migrationId)));
     }
+    await Promise.all(begun);
   }
 
   /** Never rejects: what fails now is tried with a later round. */
