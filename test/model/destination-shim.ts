@@ -3,7 +3,18 @@
  * connection or somebody else's step may come in between. Its journal is the arbiter between finish and abort.
  */
 import { commandOf, commandText, type FunctionsSide, type Outcome } from "./functions-side.ts";
-import { end, epochOf, isIdle, isRefused, isTaken, reportOf, resumedMark, startNext, take, unreported } from "./lane.ts";
+import {
+  end,
+  epochOf,
+  isIdle,
+  isRefused,
+  isTaken,
+  reportOf,
+  resumedMark,
+  startNext,
+  take,
+  unreported,
+} from "./lane.ts";
 import { breaks, closeDestination, endIncoming, finish } from "./libvirt.ts";
 import type { Rules } from "./rules.ts";
 import { forgetTickets, ownTriesMax } from "./source-shim.ts";
@@ -70,7 +81,7 @@ function runningStep(world: ModelWorld, rules: Rules, emit: Emit): void {
     case "stating":
       emit(`the destination journals its receipt: ${memory.told}`, (next) => {
         const { destination } = next;
-        state(next);
+        state(next, rules);
         destination.memory.position = command.kind === "unstage" ? "unstage" : "reporting";
         if (command.kind === "unstage") destination.memory.told = "";
       });
@@ -122,7 +133,7 @@ function clearWork(world: ModelWorld): void {
 }
 
 /** The milestone `finished`: the first one stands, and it has to be true (I7). */
-function state(world: ModelWorld): void {
+function state(world: ModelWorld, rules: Rules): void {
   const { destination } = world;
   const { told } = destination.memory;
   if (told === "") return;
@@ -132,7 +143,7 @@ function state(world: ModelWorld): void {
     breaks(world, `I7: the destination states destroyed while its copy is ${destination.qemu}`);
   if (told === "started" && !world.ran) breaks(world, "I7: the destination states started and it never ran");
   world.stated = told;
-  if (destination.journal.finished === "") destination.journal.finished = told;
+  if (destination.journal.finished === "" && rules.journalsReceipt) destination.journal.finished = told;
 }
 
 /** finishAs: looks, or calls Finish3. */

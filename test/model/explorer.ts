@@ -21,6 +21,8 @@ export interface Exploration {
   functionsStates: number;
   /** States in which the migration has ended and nobody remembers it. */
   ends: number;
+  /** How the migration stands in them. */
+  statuses: Record<string, number>;
   violation: Violation | null;
   /** The bound of states was met: the rest is not explored. */
   isCut: boolean;
@@ -65,7 +67,8 @@ class Seen {
 
   #find(high: number, low: number): number {
     let slot = low & this.#mask;
-    while (this.#number[slot] !== 0 && (this.#high[slot] !== high || this.#low[slot] !== low)) slot = (slot + 1) & this.#mask;
+    while (this.#number[slot] !== 0 && (this.#high[slot] !== high || this.#low[slot] !== low))
+      slot = (slot + 1) & this.#mask;
     return slot;
   }
 
@@ -120,6 +123,7 @@ export function explore(first: ModelWorld, model: Model, options: ExploreOptions
   const froms = new Row();
   const tos = new Row();
   const resting: number[] = [];
+  const statuses: Record<string, number> = {};
   let transitions = 0;
   let depth = 0;
   let isCut = false;
@@ -131,6 +135,7 @@ export function explore(first: ModelWorld, model: Model, options: ExploreOptions
     ms: Number((process.hrtime.bigint() - startedAt) / 1_000_000n),
     functionsStates: model.functions.count,
     ends: resting.length,
+    statuses,
     violation,
     isCut,
   });
@@ -165,7 +170,11 @@ export function explore(first: ModelWorld, model: Model, options: ExploreOptions
         ordinals.push(ordinal);
         const rule = brokenIn(successor.world, model.functions);
         if (rule !== "") return tell(to, rule);
-        if (isAtRest(successor.world, model.functions)) resting.push(to);
+        if (isAtRest(successor.world, model.functions)) {
+          resting.push(to);
+          const { status } = model.functions.state(successor.world.functions);
+          statuses[status] = (statuses[status] ?? 0) + 1;
+        }
         nextLevel.push({ number: to, world: successor.world });
       }
       if (seen.count > options.statesMax) {
@@ -179,7 +188,9 @@ export function explore(first: ModelWorld, model: Model, options: ExploreOptions
   }
   if (isCut) return result(null);
   const lost = firstWithoutEnd(seen.count, resting, froms, tos);
-  return lost === null ? result(null) : tell(lost, "I10: from here no end can be reached any more, without any further fault");
+  return lost === null
+    ? result(null)
+    : tell(lost, "I10: from here no end can be reached any more, without any further fault");
 }
 
 /** The earliest state from which no end can be reached by steps that are no faults; null: there is none. */

@@ -121,7 +121,7 @@ export class FunctionsSide {
 
   /** Each time it comes too late it may ask for an abort again: twice is enough to see what that does. */
   connectionLost(number: number, epoch: number): number {
-    if ((this.state(number).attempts["abort"] ?? 0) >= 2) return number;
+    if ((this.state(number).attempts.abort ?? 0) >= 2) return number;
     return this.#arrow(number, `lost ${epoch}`, () => ({ type: "connectionLost", at, epoch, cause: "lost" }));
   }
 
@@ -293,7 +293,7 @@ function bodyOf(kind: CommandKind, first: string | undefined, second: string | u
     case "unstage":
       return { kind, removed: true };
     default: {
-      const body = successes(kind)["done"];
+      const body = successes(kind).done;
       if (body === undefined) throw new TypeError(`${kind} is no step of the model`);
       return body;
     }

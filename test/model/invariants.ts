@@ -25,7 +25,8 @@ function brokenAtEnd(world: ModelWorld, functions: FunctionsSide): string {
   const isOwing = (side: "source" | "destination") =>
     fenced?.side === side && (step === "sweeping" || power[side] === "gone");
   if (status === "completed") {
-    if (destination.qemu !== "running" && !world.memoryLost) return "I4: completed, and the domain does not run on the destination";
+    if (destination.qemu !== "running" && !world.memoryLost)
+      return "I4: completed, and the domain does not run on the destination";
     if (!destination.defined) return "I4: completed, and the destination does not keep the domain";
     if (!isOwing("source") && source.defined) return "I4: completed, and the source keeps a definition";
   }
@@ -48,5 +49,8 @@ export function isAtRest(world: ModelWorld, functions: FunctionsSide): boolean {
   const isAway = power.source === "gone" || power.destination === "gone";
   if (step !== "ended" && !(step === "sweeping" && isAway)) return false;
   const isQuiet = (side: "source" | "destination") => world[side].journal.forgotten || power[side] === "gone";
-  return (isQuiet("source") && isQuiet("destination")) || source.journal.intents.length + destination.journal.intents.length === 0;
+  return (
+    (isQuiet("source") && isQuiet("destination")) ||
+    source.journal.intents.length + destination.journal.intents.length === 0
+  );
 }

@@ -16,6 +16,8 @@ export interface Rules {
   journalsResult: boolean;
   /** The first decision stands, and it is in the journal before Finish is called (I7). Without: the newest wish is carried out and stated. */
   journalsDecision: boolean;
+  /** What the destination has stated is in its journal (I7). Without: it looks again each time it is asked. */
+  journalsReceipt: boolean;
   /** Intents are journalled before they begin (I6). Without: a command that was cut off is begun anew, as if it had never been. */
   journalsIntent: boolean;
   /** An outgoing copy that runs is never removed (I1, I8). */
@@ -31,6 +33,7 @@ export const allRules: Rules = {
   keepsTombstone: true,
   journalsResult: true,
   journalsDecision: true,
+  journalsReceipt: true,
   journalsIntent: true,
   sparesRunning: true,
 };

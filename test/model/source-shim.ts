@@ -4,7 +4,20 @@
  * the peer.
  */
 import { commandOf, commandText, type FunctionsSide, type Outcome } from "./functions-side.ts";
-import { end, epochOf, intend, isIdle, isRefused, journalReport, reportOf, resumedMark, startNext, take, textOf, unreported } from "./lane.ts";
+import {
+  end,
+  epochOf,
+  intend,
+  isIdle,
+  isRefused,
+  journalReport,
+  reportOf,
+  resumedMark,
+  startNext,
+  take,
+  textOf,
+  unreported,
+} from "./lane.ts";
 import { closeSource, endSource, performBroken, resumeSource } from "./libvirt.ts";
 import type { Rules } from "./rules.ts";
 import type { Emit } from "./step.ts";
@@ -356,14 +369,17 @@ function actingStep(world: ModelWorld, functions: FunctionsSide, rules: Rules, e
   };
   emit(memory.told === "started" ? "the source's copy is given up" : "the source is taken back", act);
   if (world.faults > 0 && world.source.memory.connected)
-    emit.fault(`${memory.told === "started" ? "giving up" : "taking back"} is done and its answer lost with the connection`, (next) => {
-      const { position, became } = next.source.memory;
-      act(next);
-      if (next.source.memory.running === "") return;
-      next.source.memory.position = position;
-      next.source.memory.became = became;
-      closeSource(next);
-    });
+    emit.fault(
+      `${memory.told === "started" ? "giving up" : "taking back"} is done and its answer lost with the connection`,
+      (next) => {
+        const { position, became } = next.source.memory;
+        act(next);
+        if (next.source.memory.running === "") return;
+        next.source.memory.position = position;
+        next.source.memory.became = became;
+        closeSource(next);
+      },
+    );
 }
 
 /** hand-over-watch.ts: asks on for a receipt when Perform's report has gone without one. */
@@ -410,7 +426,9 @@ function forgetStep(world: ModelWorld, functions: FunctionsSide, _rules: Rules, 
   if (journal.forgotten || !isIdle(source) || source.memory.abort !== "") return;
   const isOver = journal.intents.some((text, index) => {
     const report = journal.reports[index] ?? "";
-    return endsHere(text, report) && functions.reported(world.functions, commandOf(text).id, report) === world.functions;
+    return (
+      endsHere(text, report) && functions.reported(world.functions, commandOf(text).id, report) === world.functions
+    );
   });
   if (!isOver) return;
   emit("the source forgets the migration", (next) => {
@@ -436,9 +454,14 @@ function forgetStep(world: ModelWorld, functions: FunctionsSide, _rules: Rules, 
 }
 
 /** Reports of ticket commands may still lie in the channel. */
-export function forgetTickets(world: ModelWorld, journal: { intents: readonly string[]; reports: readonly string[] }): void {
+export function forgetTickets(
+  world: ModelWorld,
+  journal: { intents: readonly string[]; reports: readonly string[] },
+): void {
   const lying = journal.intents.flatMap((text, index) =>
-    text.startsWith("ticket") && journal.reports[index] !== "" ? [`${commandOf(text).id} ${journal.reports[index]}`] : [],
+    text.startsWith("ticket") && journal.reports[index] !== ""
+      ? [`${commandOf(text).id} ${journal.reports[index]}`]
+      : [],
   );
   if (lying.length > 0) world.repeated = [...new Set([...world.repeated, ...lying])].sort();
 }

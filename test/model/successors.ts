@@ -7,7 +7,15 @@ import type { Side } from "#protocol/command";
 import { crashDestination, destinationSteps, noteLost } from "./destination-shim.ts";
 import { commandOf, type FunctionsSide } from "./functions-side.ts";
 import { conflicting, epochOf, isRefused, isTaken, take } from "./lane.ts";
-import { breaks, closeDestination, closeSource, losePower, performBroken, performDone, restartSourceDaemon } from "./libvirt.ts";
+import {
+  breaks,
+  closeDestination,
+  closeSource,
+  losePower,
+  performBroken,
+  performDone,
+  restartSourceDaemon,
+} from "./libvirt.ts";
 import type { Rules } from "./rules.ts";
 import { crashSource, sourceSteps, takeAbort } from "./source-shim.ts";
 import { copyOf, type Emit } from "./step.ts";
@@ -30,7 +38,8 @@ export type FaultKind =
   | "overdue"
   | "powerSource"
   | "powerDestination"
-  | "powerAtFinish"
+  | "guestEnds"
+  | "endsAtFinish"
   | "fencedAfterStarted";
 
 export const allFaults: readonly FaultKind[] = [
@@ -44,15 +53,17 @@ export const allFaults: readonly FaultKind[] = [
   "overdue",
   "powerSource",
   "powerDestination",
+  "guestEnds",
 ];
 
 /**
- * Known to break a rule, and so not among them. `powerAtFinish`: the destination loses power between Finish and its receipt; it
- * then looks as if the guest had never run there, and its source goes on from before (I1; the simulation finds the same).
+ * Known to break a rule, and so not among them. `endsAtFinish`: the destination loses power, or the guest ends by itself, between
+ * Finish and its receipt; after a restart of the shim it looks as if the guest had never run there, and its source goes on from
+ * before (I1; the simulation finds the same).
  * `fencedAfterStarted`: a person states that the destination is fenced when it has told the source alone that it runs the
  * domain; the source gives its copy up, the functions believe the person, and nobody can end it (I10).
  */
-export const knownFaults: readonly FaultKind[] = ["powerAtFinish", "fencedAfterStarted"];
+export const knownFaults: readonly FaultKind[] = ["endsAtFinish", "fencedAfterStarted"];
 
 export interface Model {
   functions: FunctionsSide;
@@ -138,7 +149,8 @@ function functionsSteps(world: ModelWorld, model: Model, emit: Emit): void {
     const [id = "", report = ""] = lying.split(" ");
     to(`the functions learn again of ${id}: ${report}`, functions.reported(number, id, report));
   }
-  for (const epoch of world.lost) to("the functions learn that the incoming domain is lost", functions.connectionLost(number, epoch));
+  for (const epoch of world.lost)
+    to("the functions learn that the incoming domain is lost", functions.connectionLost(number, epoch));
   to("the timer tries again", functions.triedAgain(number));
   for (const side of sides) {
     if (world.power[side] !== "gone") continue;
@@ -210,7 +222,8 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
   const number = world.functions;
   const { source, destination, power } = world;
   if (power.source !== "gone") {
-    if (!source.journal.forgotten) fault("crashSource", "the source's shim crashes and restarts", (next) => crashSource(next, rules));
+    if (!source.journal.forgotten)
+      fault("crashSource", "the source's shim crashes and restarts", (next) => crashSource(next, rules));
     if (source.memory.connected && source.job !== "")
       fault("cutSource", "the source's libvirt connection is lost", closeSource);
     if (source.job !== "" || source.memory.position !== "")
@@ -224,6 +237,12 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
     if (power.source === "") fault("powerSource", "the source loses its power", (next) => losePower(next, "source"));
   }
   if (power.destination !== "gone") {
+    const isAtFinish = world.ran && world.stated === "";
+    if (destination.qemu === "running")
+      fault(isAtFinish ? "endsAtFinish" : "guestEnds", "the guest shuts itself down on the destination", (next) => {
+        next.destination.qemu = "";
+        next.memoryLost = true;
+      });
     if (!destination.journal.forgotten)
       fault("crashDestination", "the destination's shim crashes and restarts", (next) => {
         crashDestination(next, rules);
@@ -236,10 +255,13 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
         noteLost(next);
       });
     if (power.destination === "")
-      fault(world.ran && world.stated === "" ? "powerAtFinish" : "powerDestination", "the destination loses its power", (next) => losePower(next, "destination"));
+      fault(isAtFinish ? "endsAtFinish" : "powerDestination", "the destination loses its power", (next) =>
+        losePower(next, "destination"),
+      );
   }
   const cancelled = functions.cancelRequested(number);
   if (cancelled !== number) fault("cancel", "a person cancels", (next) => decided(next, model, cancelled));
   const overdue = functions.overdue(number);
-  if (overdue !== number) fault("overdue", "the timer gives up a step that takes too long", (next) => decided(next, model, overdue));
+  if (overdue !== number)
+    fault("overdue", "the timer gives up a step that takes too long", (next) => decided(next, model, overdue));
 }
