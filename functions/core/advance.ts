@@ -336,7 +336,10 @@ export const advances: { [K in Exclude<CommandKind, "restoreBundle">]: Advance<K
   unstage: unstaged,
 };
 
-/** A receipt that says otherwise than an earlier one is a defect of a shim: nothing is decided by it (I7). */
-export function contradicts(state: MigrationState, outcome: "started" | "destroyed"): boolean {
-  return state.receipt !== null && state.receipt.outcome !== outcome;
+/** A receipt that says otherwise than an earlier one is a defect of a shim: nothing is decided by it (I7). A person's
+ *  statement is no receipt of the destination: its own word, which the source had before, stands against it. */
+export function contradicts(state: MigrationState, receipt: Receipt): boolean {
+  const known = state.receipt;
+  if (known === null || known.outcome === receipt.outcome) return false;
+  return !(known.evidence === "fenced" && receipt.evidence !== "fenced");
 }

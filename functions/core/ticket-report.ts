@@ -27,15 +27,16 @@ export function ticketReported(draft: Draft, kind: TicketKind, report: StoredRep
   const { body, blobs } = result;
   const { step } = draft.state;
   if (body.kind === "finish") {
-    if (contradicts(draft.state, body.receipt.outcome)) return draft;
+    if (contradicts(draft.state, body.receipt)) return draft;
     if (finishing.has(step)) return advances.finish({ draft: wake(draft), body, blobs, ms: report.ms });
     if (step !== "performing" || draft.state.receipt !== null) return draft;
     // Perform's own report will follow, with what the source has done by this receipt.
     const told = { receipt: body.receipt, blobs: { ...draft.state.blobs, ...blobs }, performSeen: null };
     return peerReceipt(change(wake(draft), told), body.receipt, report.ms);
   }
-  if (body.kind !== "confirm" || !confirming.has(step) || contradicts(draft.state, body.receipt.outcome)) return draft;
-  const told = change(wake(draft), { receipt: draft.state.receipt ?? body.receipt });
+  if (body.kind !== "confirm" || !confirming.has(step) || contradicts(draft.state, body.receipt)) return draft;
+  const known = draft.state.receipt;
+  const told = change(wake(draft), { receipt: known === null || known.evidence === "fenced" ? body.receipt : known });
   // The source has taken the domain back before we had turned round.
   const turned = body.receipt.outcome === "destroyed" && forward.has(step) ? turnRound(told, null) : told;
   return advances.confirm({ draft: turned, body, blobs, ms: report.ms });

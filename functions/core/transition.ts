@@ -67,8 +67,8 @@ function reported(draft: Draft, { report }: Reported): Draft {
   if (!report.result.ok) return failed(awake, pending, report.result, report.ms);
   const { body, blobs } = report.result;
   if (body.kind !== pending.kind || body.kind === "restoreBundle") return draft;
-  const outcome = outcomeIn(body);
-  if (outcome !== null && contradicts(draft.state, outcome)) return draft;
+  const receipt = receiptIn(body);
+  if (receipt !== null && contradicts(draft.state, receipt)) return draft;
   return advance(body.kind, { draft: awake, body, blobs, ms: report.ms });
 }
 
@@ -85,9 +85,9 @@ function isBody<K extends CommandKind>(kind: K, success: { body: { kind: Command
 }
 
 /** What a report says of how Finish ended. */
-function outcomeIn(body: ReportBody): Receipt["outcome"] | null {
-  if (body.kind === "finish" || body.kind === "confirm") return body.receipt.outcome;
-  return body.kind === "perform" ? (body.ended?.receipt.outcome ?? null) : null;
+function receiptIn(body: ReportBody): Receipt | null {
+  if (body.kind === "finish" || body.kind === "confirm") return body.receipt;
+  return body.kind === "perform" ? (body.ended?.receipt ?? null) : null;
 }
 
 type FailedResult = Extract<Reported["report"]["result"], { ok: false }>;

@@ -123,6 +123,7 @@ const key = (state: MigrationState) => {
     blobs: state.pending.flatMap(({ kind }) => blobsOf(kind)).filter((name) => state.blobs[name] !== undefined),
     receipt: state.receipt?.outcome,
     fenced: state.fenced?.side,
+    evidence: state.receipt?.evidence === "fenced",
     updatedAt: "",
     endedAt: state.endedAt === null,
     attempts: current.map((kind) => Math.min(state.attempts[kind] ?? 0, 3)),
@@ -247,7 +248,8 @@ describe("every reachable state and event", () => {
 
   test("I7: a receipt never changes", () => {
     for (const { from, to } of explored.arrows)
-      if (from.receipt !== null) assert.equal(to.state.receipt?.outcome, from.receipt.outcome);
+      if (from.receipt !== null && from.receipt.evidence !== "fenced")
+        assert.equal(to.state.receipt?.outcome, from.receipt.outcome);
   });
 
   test("I7: a shim that contradicts its receipt changes nothing", () => {
@@ -421,6 +423,23 @@ describe("a person's word for a fenced host", () => {
       if (from.step !== "sweeping")
         assert.ok(to.effects.some((effect) => effect.type === "release" && effect.keep === fenced?.side));
     }
+  });
+
+  test("gives way to the destination's own word, which the source had acted on before", () => {
+    const waiting = explored.states.find(
+      ({ step, touched, fenced, receipt }) =>
+        step === "finishing" && touched.performed && fenced === null && receipt === null,
+    );
+    assert.ok(waiting);
+    let state = waiting;
+    const stated = transition(state, { type: "resolved", at, by: "ann", reason: "burnt", fenced: "destination" });
+    assert.deepEqual([stated.state.step, stated.state.receipt?.evidence], ["abortingConfirm", "fenced"]);
+    const id = ticketCommandId(state.id, "confirm", 1);
+    const made = { id, kind: "confirm", side: "source", issuedAt: at, deadlineAt: at } as const;
+    const body = { kind: "confirm", source: "gone", receipt: receipt("started") } as const;
+    state = transition(stated.state, { type: "reported", at, report: success(stated.state, made, body) }).state;
+    assert.deepEqual([state.step, state.status, state.receipt?.outcome], ["ended", "stranded", "started"]);
+    assert.match(state.failure?.action ?? "", /start the domain there|goes on/);
   });
 
   test("is taken only where a silent host can hold up the end", () => {
