@@ -8,7 +8,17 @@ export const sides = ["source", "destination"] as const;
 export type SideName = (typeof sides)[number];
 
 /** What crosses at a point. `look` are libvirt calls that change nothing. */
-export type PointClass = "disk" | "bundle" | "libvirt" | "look" | "store" | "bucket" | "down" | "up" | "peer";
+export type PointClass =
+  | "disk"
+  | "bundle"
+  | "libvirt"
+  | "look"
+  | "stream"
+  | "store"
+  | "bucket"
+  | "down"
+  | "up"
+  | "peer";
 
 export interface Point {
   class: PointClass;
@@ -24,6 +34,7 @@ const ownKinds = {
   bundle: ["crashBefore", "crashAfter", "diskFull"],
   libvirt: ["crashBefore", "crashAfter", "daemonBefore", "daemonAfter", "refused"],
   look: ["crashBefore", "daemonBefore"],
+  stream: ["breaks"],
   store: ["crashBefore", "crashAfter", "ambiguous", "throttled"],
   bucket: ["crashBefore", "crashAfter", "away"],
   down: ["lost", "repeated", "delayed", "stale"],

@@ -67,18 +67,33 @@ export class Streams {
     domain.job = { kind: "outgoing", phase: "performing", token, connection, wasRunning };
     const stream: Stream = { token, source, domain, reply };
     this.#streams.set(token, stream);
-    time.after(chance.between(5, 3_000), () => {
+    const takesMs = chance.between(5, 3_000);
+    time.after(takesMs / 2, () => {
+      if (this.#streams.get(token) === stream) this.#mayBreak(stream, "half way");
+    });
+    time.after(takesMs, () => {
       if (this.#streams.get(token) !== stream) return;
       if (breaks) {
         this.cut(token, "the stream broke");
         return;
       }
+      if (this.#mayBreak(stream, "before the switch")) return;
       if (domain.job?.kind === "outgoing") domain.job.phase = "switching";
       if (wasRunning) source.pause(domain, PausedReason.MIGRATION);
+      if (this.#mayBreak(stream, "in the switch")) return;
       time.after(chance.between(0, 40), () => {
         if (this.#streams.get(token) === stream) this.#complete(stream, wasRunning);
       });
     });
+  }
+
+  /** A point while the memory is on its way. */
+  #mayBreak({ token, source }: Stream, what: string): boolean {
+    const kinds = this.#world.faults.at({ class: "stream", actor: source.side, what });
+    if (!kinds.has("breaks")) return false;
+    this.#world.note(`*** the stream breaks ${what}`);
+    this.cut(token, "the stream broke");
+    return true;
   }
 
   #complete({ token, source, domain, reply }: Stream, wasRunning: boolean): void {
@@ -101,9 +116,10 @@ export class Streams {
     if (stream === undefined) return;
     this.#streams.delete(token);
     const { source, domain, reply } = stream;
-    const wasSwitching = domain.job?.kind === "outgoing" && domain.job.phase === "switching";
+    const { job } = domain;
+    const stoodStill = job?.kind === "outgoing" && job.phase === "switching" && job.wasRunning;
     if (domain.job?.kind === "outgoing" && source.isUp) domain.job = null;
-    if (wasSwitching && source.isUp && domain.qemu !== null)
+    if (stoodStill && source.isUp && domain.qemu !== null)
       source.run(domain, RunningReason.MIGRATION_CANCELED, "Perform failed");
     const there = this.#incoming(token);
     if (there !== null) there.daemon.endIncoming(there.domain, ShutoffReason.FAILED, "stream broken");
