@@ -17,9 +17,9 @@ import { migrateParams } from "./flags.ts";
 import { statedOf } from "./hand-over.ts";
 import { faultOf, isNoAnswer, messageOf } from "./libvirt-fault.ts";
 import { mustBeSigned, readTicket } from "./peer/ticket-check.ts";
-import { performRefused } from "./perform-watch.ts";
 import type { Step, Work } from "./ports.ts";
-import { type Probe, persistently, probeDomain } from "./probe.ts";
+import { persistently, probeDomain } from "./probe.ts";
+import { sourceRow } from "./source-recovery.ts";
 import { undefineDomain } from "./undefine.ts";
 
 /** Ends the migration on the source as the receipt says, if it is one. */
@@ -52,7 +52,7 @@ const contradicted = (known: Receipt, told: Receipt) =>
   });
 
 export type ConfirmWork = Pick<Work, "connection" | "sleep" | "now" | "milestone" | "happened" | "history"> & {
-  command: Pick<CommandOf<"confirm">, "domain" | "options" | "flags">;
+  command: Pick<CommandOf<"confirm" | "perform">, "kind" | "migrationId" | "domain" | "options" | "flags">;
 };
 
 /** Does what a receipt says that counts. May be repeated: what is done already is seen and left. */
@@ -93,6 +93,12 @@ async function confirm3(
   }
 }
 
+/** What the source shows, and what the recovery table says to it under that receipt. Throws where a person is needed. */
+async function look(work: ConfirmWork, libvirt: LibvirtConnection, told: Receipt["outcome"], also = "") {
+  const probe = await probeDomain(libvirt, work.command.domain.uuid);
+  return { probe, action: sourceRow(work, probe, { told, also }).do };
+}
+
 /** The receipt says `started`: the source's copy goes. A running one is never touched (I1, I8). */
 async function giveUp(
   work: ConfirmWork,
@@ -101,16 +107,16 @@ async function giveUp(
   cookie: Uint8Array,
 ): Promise<SourceState> {
   const { domain } = work.command;
-  let probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) return "gone";
-  mustNotRun(probe);
-  const refused = continuous && probe.active ? await confirm3(work, libvirt, probe.dom, cookie, false) : "";
-  probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) return "gone";
-  mustNotRun(probe);
+  let seen = await look(work, libvirt, "started");
+  if (seen.action !== "giveUp" || !seen.probe.present) return "gone";
+  const asks = continuous && seen.probe.active;
+  const refused = asks ? await confirm3(work, libvirt, seen.probe.dom, cookie, false) : "";
+  seen = await look(work, libvirt, "started", refused);
+  if (seen.action !== "giveUp" || !seen.probe.present) return "gone";
+  const { dom, active } = seen.probe;
   try {
-    if (probe.active) await libvirt.call(procedures.domainDestroyFlags, { dom: probe.dom, flags: 0 });
-    await undefineDomain(libvirt, probe.dom);
+    if (active) await libvirt.call(procedures.domainDestroyFlags, { dom, flags: 0 });
+    await undefineDomain(libvirt, dom);
   } catch (error) {
     if (isNoDomain(error)) return "gone";
     throw faultOf(error, {
@@ -123,16 +129,6 @@ async function giveUp(
   return "gone";
 }
 
-function mustNotRun(probe: Extract<Probe, { present: true }>): void {
-  if (probe.state === "paused" || probe.state === "shutoff" || !probe.active) return;
-  throw new Fault({
-    code: "confirm.failed",
-    cause: `The destination states that it runs the domain, but the source's copy is ${probe.state} too. Nothing was touched.`,
-    action: "Look at both copies at once; fence one of them by hand, then resolve the migration.",
-    retry: "person",
-  });
-}
-
 /** The receipt says `destroyed`: the source goes on. It is resumed only from the pause that the migration made (I2b). */
 async function takeBack(
   work: ConfirmWork,
@@ -141,16 +137,14 @@ async function takeBack(
   cookie: Uint8Array,
 ): Promise<SourceState> {
   const { domain } = work.command;
-  let probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) throw lostSource(domain.name);
-  // Perform was never called, so the pause is another migration's, somebody's own `virsh migrate`: it is not ours to end.
-  if (probe.pausedByMigration && work.happened(performRefused)) return "paused";
-  const refused = continuous && probe.pausedByMigration ? await confirm3(work, libvirt, probe.dom, cookie, true) : "";
-  probe = await probeDomain(libvirt, domain.uuid);
-  if (!probe.present) throw lostSource(domain.name);
-  if (probe.pausedByMigration) {
+  let seen = await look(work, libvirt, "destroyed");
+  let refused = "";
+  if (continuous && seen.action === "takeBack" && seen.probe.present)
+    refused = await confirm3(work, libvirt, seen.probe.dom, cookie, true);
+  seen = await look(work, libvirt, "destroyed", refused);
+  if (seen.action === "takeBack" && seen.probe.present) {
     try {
-      await libvirt.call(procedures.domainResume, { dom: probe.dom });
+      await libvirt.call(procedures.domainResume, { dom: seen.probe.dom });
     } catch (error) {
       if (isNoAnswer(error)) throw error;
       throw faultOf(error, {
@@ -160,20 +154,12 @@ async function takeBack(
         retry: "person",
       });
     }
-    probe = await probeDomain(libvirt, domain.uuid);
-    if (!probe.present) throw lostSource(domain.name);
+    seen = await look(work, libvirt, "destroyed", refused);
   }
+  const { probe } = seen;
+  if (!probe.present) throw new TypeError("a domain that is absent has a row that strands");
   // The restore that follows sees to it in any case, and says why when it cannot.
   await putAutostartBack(libvirt, probe.dom, work.history).catch(() => {});
   if (!probe.active) return "shutoff";
   return probe.state === "paused" ? "paused" : "running";
-}
-
-function lostSource(name: string): Fault {
-  return new Fault({
-    code: "confirm.failed",
-    cause: `The destination has no copy of "${name}", and the source no longer knows it either.`,
-    action: "Restore it with `vmferry bundle restore` after defining it from the bundle's domain XML.",
-    retry: "person",
-  });
 }

@@ -32,6 +32,7 @@ export const receiptMilestone = "receipt";
 const armedSchema = z.object({ signed: signedTextSchema });
 const handedSchema = z.object({ outcome: z.enum(["performed", "failed"]), cookie: z.nullable(z.string()) });
 export type Handed = z.infer<typeof handedSchema>;
+const withdrawnSchema = z.object({ outcome: z.literal("failed"), cookie: z.null() });
 const statedSchema = z.object({ receipt: receiptSchema, cookie: z.nullable(z.string()) });
 
 export interface Armed {
@@ -75,9 +76,9 @@ export function statedOf(history: readonly JournalEntry[]): Stated | null {
   return data === null ? null : { type: "finished", ...data, fault: null };
 }
 
-/** How Perform ended, once that is on disk; null before. The first one stands. */
+/** How Perform ended, once that is on disk; null before. The first one stands, unless it was withdrawn. */
 export const handedOf = (history: readonly JournalEntry[]): Handed | null =>
-  milestoneOf(history, handedMilestone, handedSchema);
+  milestoneOf(history, handedMilestone, withdrawnSchema) ?? milestoneOf(history, handedMilestone, handedSchema);
 
 function milestoneOf<T>(history: readonly JournalEntry[], name: string, schema: z.ZodMiniType<T>): T | null {
   for (const entry of history) {
@@ -96,6 +97,14 @@ export async function keepResult(work: PeerWork, cookie: Uint8Array | null): Pro
     cookie === null
       ? { outcome: "failed", cookie: null }
       : { outcome: "performed", cookie: Buffer.from(cookie).toString("base64") };
+  await work.milestone(handedMilestone, handed);
+  return handed;
+}
+
+/** Somebody let the guest run again after Perform (I1): from now on the destination is asked to end its copy. When it was
+ *  started there already, the destination says so. */
+export async function withdrawResult(work: Pick<PeerWork, "milestone">): Promise<Handed> {
+  const handed: Handed = { outcome: "failed", cookie: null };
   await work.milestone(handedMilestone, handed);
   return handed;
 }

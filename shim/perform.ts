@@ -15,8 +15,19 @@ import { Fault, type FaultBody } from "#protocol/fault";
 import { inlineBytesMax } from "#protocol/limits";
 import { confirmBy } from "./confirm.ts";
 import { performParams } from "./flags.ts";
-import { type Armed, arm, armedOf, type Handed, handedOf, handOver, keepResult, type Stated } from "./hand-over.ts";
+import {
+  type Armed,
+  arm,
+  armedOf,
+  type Handed,
+  handedOf,
+  handOver,
+  keepResult,
+  type Stated,
+  withdrawResult,
+} from "./hand-over.ts";
 import { faultBodyOf, faultOf, isNoAnswer } from "./libvirt-fault.ts";
+import { type SourceMoment, sourceMoment } from "./moment.ts";
 import {
   abortAsked,
   calledOff,
@@ -28,14 +39,13 @@ import {
 } from "./perform-watch.ts";
 import type { Step, Work } from "./ports.ts";
 import { jobStatistics, lookUp, mustLookUp, type Probe, persistently, probeDomain } from "./probe.ts";
+import { overdue } from "./recovery.ts";
+import { sourceRow } from "./source-recovery.ts";
 import { StepFault } from "./step-fault.ts";
 import { entriesOf, readBundleTree, type Tree } from "./tree-reader.ts";
 
-/** How long libvirt is given to resume the source after its own failed Perform, and time between two looks. */
-const resumedMsMax = 30_000;
+/** Time between two looks at a domain that libvirt is still settling; how many there are is the row's. */
 const resumedLookMs = 250;
-/** How long a job may go on that should have ended: QEMU cancels within seconds, so longer it is somebody else's. */
-const endingMsMax = 120_000;
 /** How long the job of a Perform that has been called may take to be seen by an abort; its watch sees it in any case. */
 const abortMsMax = 2_000;
 
@@ -52,7 +62,7 @@ export const perform: Step<"perform"> = async (work) => {
     wanted = bundle === null ? null : await readBundleTree(entriesOf(work, await work.payloads.downloadBundle(bundle)));
     libvirt = (await work.connection()).libvirt;
     dom = await mustLookUp(libvirt, domain);
-    await mustBeIdle(libvirt, domain.uuid);
+    await mustBeIdle(work, libvirt);
     // Last, and while the guest runs: from here on both shims can end it without anybody else.
     armed = await arm(work);
     if (work.happened(abortAsked)) throw calledOff();
@@ -143,9 +153,33 @@ const msBetween = (from: string, to: string) => Math.max(0, Date.parse(to) - Dat
 async function takeUp(work: Work<"perform">): Promise<ReportBodyOf<"perform">> {
   const armed = armedOf(work.history);
   const handed = handedOf(work.history);
-  if (armed !== null && handed?.outcome === "performed") return concluded(work, armed, handed, null);
-  throw await failedPerform(work, { error: null, begun: work.happened(performing), armed });
+  if (armed === null || handed?.outcome !== "performed")
+    throw await failedPerform(work, { error: null, begun: work.happened(performing), armed });
+  const state = await resumedByHand(work);
+  if (state !== null) throw await givenUp(work, armed, runsAgain, state, undefined, await withdrawResult(work));
+  return concluded(work, armed, handed, null);
 }
+
+/** The source's state when somebody has let it run again although Perform had succeeded; null: not so, or libvirt does not
+ *  answer at once. The guest is stopped, so a daemon that is away is not waited for: it resumes nobody meanwhile. */
+async function resumedByHand(work: Work<"perform">): Promise<DomainState | null> {
+  if (sourceMoment(work.history, work.command) !== "performed") return null;
+  try {
+    const probe = await probeDomain(await work.inventory(), work.command.domain.uuid);
+    return sourceRow(work, probe).do === "withdraw" ? stateOf(probe) : null;
+  } catch {
+    return null;
+  }
+}
+
+const runsAgain: FaultBody = {
+  code: "perform.failed",
+  cause: "Somebody let the domain run again on the source after Perform, before the destination had stated anything.",
+  action: "Leave a domain alone that a migration has paused. The destination's copy is ended; then migrate again.",
+  retry: "safe",
+};
+
+const stateOf = (probe: Probe): DomainState => (probe.present ? probe.state : "nostate");
 
 /** Perform is given up: the destination ends its copy, and the source goes on by the receipt that says so (I2). */
 async function givenUp(
@@ -154,9 +188,11 @@ async function givenUp(
   body: FaultBody,
   state: DomainState | undefined,
   cause?: unknown,
+  withdrawn: Handed | null = null,
 ): Promise<StepFault> {
   const askedAt = work.now();
-  const stated = armed === null ? null : await handOver(work, armed, await keepResult(work, null)).catch(() => null);
+  const handed = armed === null ? null : (withdrawn ?? (await keepResult(work, null)));
+  const stated = armed === null || handed === null ? null : await handOver(work, armed, handed).catch(() => null);
   if (stated === null) return new StepFault(body, state, { cause });
   const { receipt } = stated;
   // Somebody's job that does not end keeps the domain: then nothing is done to it here.
@@ -176,12 +212,21 @@ function afterPerform(error: unknown): Fault {
 }
 
 /** Somebody's own job, a `virsh migrate` say, would be watched and aborted as if it were ours. */
-async function mustBeIdle(libvirt: LibvirtConnection, uuid: string): Promise<void> {
-  const probe = await probeDomain(libvirt, uuid);
-  if (!probe.present || probe.job === "none") return;
+async function mustBeIdle(work: Work<"perform">, libvirt: LibvirtConnection): Promise<void> {
+  const probe = await probeDomain(libvirt, work.command.domain.uuid);
+  const { do: action, found } = sourceRow(work, probe, { moment: "begun" });
+  if (action === "goOn") return;
+  if (found === "absent" || found === "inactive")
+    throw new Fault({
+      code: "domain.state",
+      cause: `The domain was ${found === "absent" ? "taken away" : "shut off"} after Begin. Perform was not called.`,
+      action: "Look at why, then migrate again.",
+      retry: "safe",
+    });
+  const job = probe.present && probe.job !== "none" ? `libvirt job (${probe.job})` : "migration, which has paused it,";
   throw new Fault({
     code: "domain.busy",
-    cause: `A libvirt job (${probe.job}) that is not this migration's was begun on the domain after Begin. It was not touched.`,
+    cause: `A ${job} that is not this migration's was begun on the domain after Begin. It was not touched.`,
     action: "Wait for it, or end it with `virsh domjobabort`; then migrate again.",
     retry: "safe",
   });
@@ -222,32 +267,23 @@ async function failedPerform(
       action: "The source goes on running. Remove what libvirt names, then migrate again.",
       retry: "safe",
     });
-  const state = begun ? await settledState(work, lost) : await stateNow(work);
+  const state = await settledState(work, begun ? (lost ? "performing" : "failing") : "uncalled");
   return givenUp(work, begun ? armed : null, body, state, error);
 }
 
-async function stateNow(work: Work<"perform">): Promise<DomainState> {
-  const probe = await persistently(work, (libvirt) => probeDomain(libvirt, work.command.domain.uuid));
-  return probe.present ? probe.state : "nostate";
-}
-
 /**
- * The source's state once no outgoing job runs any more. A job that nobody can end properly (`lost`) is aborted first.
- * Undefined when a job stays that is not to be ended: then nothing is known, and the source waits for a receipt (I2).
+ * The source's state once no outgoing job of ours runs any more, by the recovery table. Undefined when a job stays that is
+ * not to be ended: then nothing is known, and the source waits for a receipt (I2).
  */
-async function settledState(work: Work<"perform">, lost: boolean): Promise<DomainState | undefined> {
+async function settledState(work: Work<"perform">, moment: SourceMoment): Promise<DomainState | undefined> {
   const { uuid } = work.command.domain;
   for (let waitedMs = 0; ; waitedMs += resumedLookMs) {
-    const probe: Probe = await persistently(work, (libvirt) => probeDomain(libvirt, uuid));
-    if (!probe.present) return "nostate";
-    const undecided = probe.job === "outgoing" || (probe.pausedByMigration && !lost);
-    if (!undecided || (waitedMs >= resumedMsMax && probe.job !== "outgoing")) return probe.state;
-    if (waitedMs >= endingMsMax) return undefined;
-    if (probe.job === "outgoing" && lost) {
-      // After PERFORM3_DONE the job is still there and cannot be aborted; paused is the answer then.
-      if (probe.pausedByMigration && waitedMs >= resumedLookMs * 8) return probe.state;
-      await abortOutgoing(await work.inventory(), uuid).catch(() => false);
-    }
+    const probe = await persistently(work, (libvirt) => probeDomain(libvirt, uuid));
+    const row = sourceRow(work, probe, { moment });
+    const action = overdue(row, waitedMs) ?? row.do;
+    if (action === "handOver" || action === "callOff") return stateOf(probe);
+    if (action === "leave") return undefined;
+    if (action === "abortJob") await abortOutgoing(await work.inventory(), uuid).catch(() => false);
     await work.sleep(resumedLookMs);
   }
 }

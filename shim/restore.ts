@@ -11,10 +11,11 @@ import type { ReportBodyOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { putAutostartBack } from "./autostart.ts";
 import { faultOf, messageOf } from "./libvirt-fault.ts";
+import { isStripped } from "./moment.ts";
 import type { JournalEntry, Step, Work } from "./ports.ts";
 import { lookUp, persistently, probeDomain } from "./probe.ts";
 import { completeTree } from "./snapshots.ts";
-import { isStripped } from "./source.ts";
+import { sourceRow } from "./source-recovery.ts";
 import { entriesOf, readBundleTree, readLiveTree, summaryOf, type Tree, treeOf } from "./tree-reader.ts";
 
 export const restore: Step<"restore"> = async (work) => {
@@ -22,15 +23,8 @@ export const restore: Step<"restore"> = async (work) => {
   try {
     return await persistently(work, async (libvirt): Promise<ReportBodyOf<"restore">> => {
       const probe = await probeDomain(libvirt, domain.uuid);
-      if (!probe.present) return goneMeanwhile();
-      if (probe.pausedByMigration && probe.job === "none")
-        throw new Fault({
-          code: "confirm.failed",
-          cause:
-            "The source's domain is still paused by the migration, and nobody stated what became of the other copy.",
-          action: `Prove that the destination does not run it, then run \`virsh resume ${domain.uuid}\` on the source.`,
-          retry: "person",
-        });
+      // A domain that is still paused by the migration is stranded by its row (I2).
+      if (sourceRow(work, probe).do === "reportAbsent" || !probe.present) return goneMeanwhile();
       try {
         const tree = await restoredTree(work, libvirt, probe.dom);
         const wasOn = autostart && !hasBegun(work.history);

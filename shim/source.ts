@@ -16,9 +16,11 @@ import { Fault } from "#protocol/fault";
 import { clearAutostart } from "./autostart.ts";
 import { migrateFlags, migrateParams } from "./flags.ts";
 import { faultOf, isNoAnswer } from "./libvirt-fault.ts";
-import type { JournalEntry, Step, Work } from "./ports.ts";
+import { isStripped } from "./moment.ts";
+import type { Step, Work } from "./ports.ts";
 import { mustLookUp, type Probe, persistently, probeDomain, read } from "./probe.ts";
 import { completeTree, redefineMissing, stripSnapshots, verifyTree } from "./snapshots.ts";
+import { sourceRow } from "./source-recovery.ts";
 import {
   differenceOf,
   dumpTree,
@@ -102,12 +104,6 @@ export function snapshotProgress(done: number, total: number): Parameters<Work["
     expectedDowntimeMs: null,
     snapshots: { done, total },
   };
-}
-
-/** True when a strip was begun and its redefine is not known to be complete: the tree must be completed from the bundle first. */
-export function isStripped(history: readonly JournalEntry[]): boolean {
-  const names = history.flatMap((entry) => (entry.type === "milestone" ? [entry.name] : []));
-  return names.lastIndexOf("stripping") > names.lastIndexOf("redefined");
 }
 
 /** How often begin strips again after libvirt's daemon went away in the middle. */
@@ -258,7 +254,15 @@ async function probeState(libvirt: LibvirtConnection, uuid: string): Promise<Ext
 
 async function mustFit(libvirt: LibvirtConnection, work: Work<"begin">): Promise<void> {
   const probe = await probeState(libvirt, work.command.domain.uuid);
-  if (probe.job !== "none")
+  const { do: action } = sourceRow(work, probe, { moment: "untouched" });
+  if (action === "refuse" && probe.job === "none")
+    throw new Fault({
+      code: "domain.state",
+      cause: "The domain was paused by another migration after the inspection, and is not this one's to move.",
+      action: "Find out whether another copy runs; `vmferry migrations` names the migration to resolve.",
+      retry: "person",
+    });
+  if (action === "refuse")
     throw new Fault({
       code: "domain.busy",
       cause: `A libvirt job (${probe.job}) is running on the domain.`,

@@ -13,10 +13,10 @@ import type { BundleEntry } from "#protocol/bundle";
 import { readBundle } from "#protocol/bundle-reader";
 import { writeBundle } from "#protocol/bundle-writer";
 import { Fault } from "#protocol/fault";
+import { isStripped } from "#shim/moment";
 import type { JournalEntry } from "#shim/ports";
 import { readMomentHead, withParent } from "#shim/snapshot-xml";
 import { completeTree, redefineFrom, stripSnapshots, verifyTree } from "#shim/snapshots";
-import { isStripped } from "#shim/source";
 import { differenceOf, listTree, readBundleTree, readLiveTree, type Tree, treeOf } from "#shim/tree-reader";
 import { FakeLibvirtd, Refusal } from "#test/fake/libvirtd";
 

@@ -90,6 +90,7 @@ describe("autostart of the source (I1)", () => {
   test("taken back by a receipt, it is on again with the guest", async () => {
     host.autostart = true;
     await host.run(begin, beginning());
+    host.journal.push({ type: "milestone", at: "", commandId: "", name: "performing", data: {} });
     host.pauseByMigration();
     host.continuous = false;
     const command = make("confirm") as CommandOf<"confirm">;
