@@ -39,8 +39,8 @@ export interface Cell {
 /** Runs the cell; where it is sound the scene is ready for the next one. */
 export async function runCell(scene: ChaosScene, fault: Fault, moment: Moment): Promise<Cell> {
   const fromMs = performance.now();
-  const before = await lookBefore(scene);
   const strike = await fault.prepare(scene);
+  const before = await lookBefore(scene);
   let struckMs: number | null = null;
   let healing: Promise<void> = Promise.resolve();
   let unhealed: string | null = null;

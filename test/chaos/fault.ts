@@ -2,6 +2,7 @@
  * What is done to a migration: a process is killed and started again, a way is cut and healed. `inject` does its work before it
  * returns, so that the fault falls at its moment and not a few awaits later.
  */
+import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Side } from "#protocol/command";
 import type { ChaosScene } from "./chaos-scene.ts";
@@ -96,6 +97,16 @@ const silent = (name: string, what: string, of: (scene: ChaosScene) => Cuttable)
   },
 });
 
+const plainBucketCut = cut("S3", "S3, for shims and functions", (scene) => scene.s3Proxy);
+const bucketCut: Fault = {
+  ...plainBucketCut,
+  async prepare(scene) {
+    // Another tree than before: a bundle that is in the bucket already would not be sent.
+    await scene.source.virsh.snapshotCreate(scene.guest.name, `unsent-${randomUUID()}`);
+    return plainBucketCut.prepare(scene);
+  },
+};
+
 export const faults: readonly Fault[] = [
   shimKilled("source"),
   shimKilled("destination"),
@@ -121,6 +132,6 @@ export const faults: readonly Fault[] = [
   cut("destination websocket", "the destination's websocket", (scene) => scene.socketProxy(scene.destination)),
   cut("peer channel", "the channel between the shims", (scene) => scene.peerProxy(scene.destination)),
   silent("peer channel silent", "the channel between the shims", (scene) => scene.peerProxy(scene.destination)),
-  cut("S3", "S3, for shims and functions", (scene) => scene.s3Proxy),
+  bucketCut,
   cut("DynamoDB", "DynamoDB", (scene) => scene.dynamoProxy),
 ];
