@@ -45,7 +45,8 @@ export class MigrationConnections {
   async use(use: ConnectionUse): Promise<MigrationConnection> {
     const { record, commandId } = use;
     const held = await this.#living(record);
-    if (!held.statedBy.has(commandId)) {
+    // What binds nothing needs no line of its own: Finish and Confirm spare a sync while the guest is stopped.
+    if (record.binds(commandId) && !held.statedBy.has(commandId)) {
       await use.connected(held.generation);
       held.statedBy.add(commandId);
     }

@@ -116,6 +116,12 @@ export class MigrationRecord {
     return holds;
   }
 
+  /** True for a command whose effect libvirt ties to the connection it came on. */
+  binds(commandId: string): boolean {
+    const command = this.#intents.get(commandId);
+    return command !== undefined && bindingKinds.has(command.kind);
+  }
+
   /** The number of the newest connection that this migration had; 0 before the first. */
   get generation(): number {
     return Math.max(0, ...this.#entries.map((entry) => generationOf(entry) ?? 0));
