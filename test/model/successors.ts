@@ -6,7 +6,7 @@
 import type { Side } from "#protocol/command";
 import { crashDestination, destinationSteps, noteLost } from "./destination-shim.ts";
 import { commandOf, type FunctionsSide } from "./functions-side.ts";
-import { conflicting, epochOf, isRefused, isTaken, take } from "./lane.ts";
+import { conflicting, end, epochOf, isRefused, isTaken, take } from "./lane.ts";
 import {
   breaks,
   closeDestination,
@@ -33,6 +33,8 @@ export type FaultKind =
   | "cutSource"
   | "cutDestination"
   | "performFails"
+  | "phaseFails"
+  | "treeChanges"
   | "answers"
   | "cancel"
   | "overdue"
@@ -48,6 +50,8 @@ export const allFaults: readonly FaultKind[] = [
   "cutSource",
   "cutDestination",
   "performFails",
+  "phaseFails",
+  "treeChanges",
   "answers",
   "cancel",
   "overdue",
@@ -234,10 +238,23 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
         next.destination.qemu = "whole";
         performBroken(next);
       });
+    if (source.memory.position === "stripped")
+      fault("phaseFails", "Begin fails, and the source's tree is redefined", (next) => {
+        next.source.lacksTree = false;
+        next.source.journal.stripped = false;
+        end(next.source, "fail", rules);
+      });
+    if (source.memory.position === "performed")
+      fault("treeChanges", "somebody has changed the tree: Perform is given up after its success", (next) => {
+        next.source.memory.state = "paused";
+        next.source.memory.position = "failing";
+      });
     if (power.source === "") fault("powerSource", "the source loses its power", (next) => losePower(next, "source"));
   }
   if (power.destination !== "gone") {
     const isAtFinish = world.ran && world.stated === "";
+    if (destination.memory.position === "prepare")
+      fault("phaseFails", "Prepare fails", (next) => end(next.destination, "fail", rules));
     if (destination.qemu === "running")
       fault(isAtFinish ? "endsAtFinish" : "guestEnds", "the guest shuts itself down on the destination", (next) => {
         next.destination.qemu = "";

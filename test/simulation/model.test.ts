@@ -4,9 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { FunctionsSide } from "./functions-side.ts";
-import { check, mutants, tale } from "./mutants.ts";
-import { type FaultKind, knownFaults } from "./successors.ts";
+import { FunctionsSide } from "#test/model/functions-side";
+import { check, mutants, tale } from "#test/model/mutants";
+import { type FaultKind, knownFaults } from "#test/model/successors";
 
 /** Several times what the bound has today: only a model that grows without end meets it. */
 const statesMax = 1_000_000;
