@@ -84,6 +84,13 @@ async function versions(): Promise<string> {
   return `libvirt ${await of("virsh")}, QEMU ${await of("qemu-system-x86_64")}, Node ${process.versions.node}`;
 }
 
+/** The options that chose the cells, as they were given. */
+const choice = (): string[] => [
+  ...(values.fault === undefined ? [] : [`--fault "${values.fault}"`]),
+  ...(values.step === undefined ? [] : [`--step "${values.step}"`]),
+  ...(values.runs === "1" ? [] : [`--runs ${values.runs}`]),
+];
+
 async function main(): Promise<void> {
   const runs = Number(values.runs);
   if (!Number.isInteger(runs) || runs < 1) throw new Error(`--runs ${values.runs} is no number of runs`);
@@ -111,7 +118,7 @@ async function main(): Promise<void> {
   else console.log(`\n${table(done)}\n`);
   console.log(values.json ? "" : summary(done, totalMs));
   if (values.write) {
-    const command = `npm run chaos -- ${process.argv.slice(2).join(" ")}`;
+    const command = ["npm run chaos --", ...choice(), "--write"].join(" ");
     await mkdir(join(pagePath, ".."), { recursive: true });
     await writeFile(
       pagePath,
