@@ -3,9 +3,10 @@
  * from memory, two bodies refused) but leave no journal, because after a restart to look again is as good as to remember.
  * Queries are the same work without an id, and are answered once.
  */
-import type { Command, CommandOf, Report } from "#protocol/command";
+import type { Command, CommandOf, DomainRef, Report } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import type { Answer, DomainDescription, Query } from "#protocol/message";
+import type { Peer } from "#protocol/ticket";
 import { runStep, sendable } from "./execution.ts";
 import type { ExecutorParts } from "./executor.ts";
 import type { Slots } from "./slots.ts";
@@ -124,8 +125,9 @@ export async function answerQuery(
   parts: Parts,
   slots: Slots,
   query: Query,
-  describe: (domain: Query["domain"]) => Promise<DomainDescription>,
+  describe: (domain: DomainRef) => Promise<DomainDescription>,
 ): Promise<Answer> {
+  if (query.kind === "reachPeer") return reachPeer(parts, query.peer);
   if (query.kind === "describeDomain") {
     try {
       return { ok: true, body: await describe(query.domain) };
@@ -147,4 +149,17 @@ export async function answerQuery(
   }
   const head = { id: `${queryMigrationId}:${query.kind}:1`, migrationId: queryMigrationId, epoch: 1 };
   return inspect(parts, slots, { ...head, ...query });
+}
+
+/** A way to another shim takes a round trip or two; one that takes longer is not one to depend on. */
+const reachMsMax = 4_000;
+
+async function reachPeer({ peers }: Parts, peer: Peer): Promise<Answer> {
+  try {
+    const reply = await peers.ask(peer, { type: "greet" }, reachMsMax);
+    return reply.type === "refused" ? { ok: false, fault: reply.fault } : { ok: true, body: { kind: "reachPeer" } };
+  } catch (error) {
+    if (error instanceof Fault) return { ok: false, fault: error.toBody() };
+    throw error;
+  }
 }

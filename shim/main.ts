@@ -115,6 +115,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     });
     const { peerListen: listen, peerAdvertise: advertise } = options;
     peerSide = await openPeerSide({ identity, listen, advertise, clock, log });
+    const { seal, peers } = peerSide;
     const journal = await openJournal(stateDirectory);
     const bundles = await BundleFiles.open(stateDirectory, await journal.list());
     const connect = () => connectLibvirt({ ...libvirtAddress(), onEventFault: (fault) => eventFault(log, fault) });
@@ -138,8 +139,8 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       payloadsFor: (command: { id: string; migrationId: string }) =>
         payloadsOf({ grants, command, bundlePath: bundles.path(command.migrationId), clock, log }),
       bundles,
-      peers: peerSide.peers,
-      seal: peerSide.seal,
+      peers,
+      seal,
       migrationAddress,
       allowPaths,
       send,
@@ -148,7 +149,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     };
     const executor = new Executor(parts);
     const querySlots = new Slots(queriesAtOnceMax);
-    const facts = () => readHostFacts({ libvirt, migrationAddress });
+    const facts = () => readHostFacts({ libvirt, migrationAddress, peer: seal.peerAddress() });
     let stopHeartbeat = () => {};
     let stopJournals = () => {};
 

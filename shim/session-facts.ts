@@ -4,6 +4,7 @@ import { procedures } from "#libvirt/procedures";
 import { formatVersion } from "#libvirt/version";
 import { textCharsMax } from "#protocol/limits";
 import type { HostFacts } from "#protocol/message";
+import type { PeerAddress } from "#protocol/peer-address";
 import { readLibvirtHost } from "./host-facts.ts";
 import { messageOf } from "./libvirt-fault.ts";
 import { read } from "./probe.ts";
@@ -18,14 +19,16 @@ const factsMsMax = 3_000;
 export interface FactsParts {
   libvirt(): Promise<LibvirtConnection>;
   migrationAddress: string | null;
+  peer: PeerAddress | null;
 }
 
 /** Never rejects. */
-export async function readHostFacts({ libvirt, migrationAddress }: FactsParts): Promise<HostFacts> {
+export async function readHostFacts({ libvirt, migrationAddress, peer }: FactsParts): Promise<HostFacts> {
   return {
     shimVersion,
     nodeVersion: process.version,
     migrationAddress,
+    peer,
     libvirt: await libvirtFacts(libvirt),
   };
 }

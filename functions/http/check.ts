@@ -137,9 +137,29 @@ async function inspectDestination(
   // A cordoned host can still say what else stands in the way; one that is away, unfit or the source itself cannot.
   const askable = found.blockers.every(({ code }) => code === "host.cordoned");
   if (!askable || facts === null) return found;
-  const asked = await ask(ports, candidate, "destination", { kind: "inspectDestination", domain: ref, facts });
-  if (asked.body?.kind !== "inspectDestination") return plus(found, asked.found);
-  return plus(found, sorted("destination", asked.body.findings, accept));
+  const [asked, parted] = await Promise.all([
+    ask(ports, candidate, "destination", { kind: "inspectDestination", domain: ref, facts }),
+    partedRefusal(ports, source, candidate),
+  ]);
+  const both = plus(found, blocking("source", parted === null ? [] : [parted]));
+  if (asked.body?.kind !== "inspectDestination") return plus(both, asked.found);
+  return plus(both, sorted("destination", asked.body.findings, accept));
+}
+
+/**
+ * Why the source's shim cannot reach the destination's; null when it can, and when nobody can say: Perform is not begun in
+ * any case without it, this only says so before anything is touched.
+ */
+export async function partedRefusal(
+  ports: Ports,
+  source: HostRecord,
+  destination: HostRecord,
+): Promise<FaultBody | null> {
+  const address = destination.facts?.peer;
+  if (address == null) return null;
+  const peer = { hostId: destination.id, publicKey: destination.publicKey, address };
+  const answer = await ports.sockets.query(source.id, { kind: "reachPeer", peer }, checkWaitMs);
+  return answer === null || answer.ok ? null : answer.fault;
 }
 
 /** The first refusal of a request as a fault to throw; nothing happens when there is none. */

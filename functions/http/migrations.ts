@@ -3,7 +3,7 @@ import * as z from "zod/mini";
 import { migrationIdSchema, nameSchema } from "#protocol/command";
 import type { HostRef, MigrationState } from "../core/state.ts";
 import type { HostRecord } from "../ports.ts";
-import { refuse } from "./check.ts";
+import { partedRefusal, refuse } from "./check.ts";
 import { acceptSchema } from "./checks.ts";
 import type { AppDeps } from "./deps.ts";
 import { eventStream } from "./event-stream.ts";
@@ -68,6 +68,7 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         "destination.sameHost",
         "destination.duplicateUuid",
         "shim.incompatible",
+        "peer.unreachable",
         "request.conflict",
       ],
       async handle(asked) {
@@ -88,6 +89,9 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         refuse(hostRefusals(destination, "destination", now));
         const busy = await busyRefusal(ports, domain, id);
         refuse(busy === null ? [] : [busy]);
+        // A domain that is not running needs no ticket.
+        const parted = domain.state === "shutoff" ? null : await partedRefusal(ports, source, destination);
+        refuse(parted === null ? [] : [parted]);
 
         const state = await runner.request({
           id,

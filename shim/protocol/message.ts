@@ -19,7 +19,9 @@ import {
 import { faultSchema } from "./fault.ts";
 import { hostIdSchema } from "./identity.ts";
 import { bundleBytesMax, inventoryDomainsMax, journalsMax } from "./limits.ts";
+import { peerAddressSchema } from "./peer-address.ts";
 import { publicKeySchema } from "./signed.ts";
+import { peerSchema } from "./ticket.ts";
 
 /** The protocol versions that this code speaks. A change that an older peer would misread raises `max`. */
 export const protocolVersions = { min: 1, max: 1 } as const;
@@ -57,6 +59,8 @@ export const hostFactsSchema = z.object({
   nodeVersion: z.string().check(z.maxLength(32)),
   /** Address the destination's QEMU listens on for migrations; null: libvirt's own choice (its hostname). */
   migrationAddress: z.nullable(z.string().check(z.maxLength(255))),
+  /** Where its peer channel listens; absent: a shim of before tickets. */
+  peer: z.optional(z.nullable(peerAddressSchema)),
   libvirt: libvirtFactsSchema,
 });
 export type HostFacts = z.infer<typeof hostFactsSchema>;
@@ -97,6 +101,8 @@ export const querySchema = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("inspectSource"), domain: domainRefSchema }),
   z.object({ kind: z.literal("inspectDestination"), domain: domainRefSchema, facts: blobSchema }),
   z.object({ kind: z.literal("describeDomain"), domain: domainRefSchema }),
+  /** Does that other shim answer this one, with the key that enrolment bound to it? */
+  z.object({ kind: z.literal("reachPeer"), peer: peerSchema }),
 ]);
 export type Query = z.infer<typeof querySchema>;
 
@@ -118,8 +124,10 @@ export const domainDescriptionSchema = z.object({
 });
 export type DomainDescription = z.infer<typeof domainDescriptionSchema>;
 
+const peerReachedSchema = z.object({ kind: z.literal("reachPeer") });
+
 export const answerSchema = z.discriminatedUnion("ok", [
-  z.object({ ok: z.literal(true), body: z.union([reportBodySchema, domainDescriptionSchema]) }),
+  z.object({ ok: z.literal(true), body: z.union([reportBodySchema, domainDescriptionSchema, peerReachedSchema]) }),
   z.object({ ok: z.literal(false), fault: faultSchema }),
 ]);
 export type Answer = z.infer<typeof answerSchema>;

@@ -15,6 +15,10 @@ import { cookieBytesMax } from "./limits.ts";
 import { peerAddressSchema } from "./peer-address.ts";
 import { publicKeySchema, signedTextSchema } from "./signed.ts";
 
+/** The shim at the other end: where it is, and the key that it must prove. */
+export const peerSchema = z.object({ hostId: hostIdSchema, publicKey: publicKeySchema, address: peerAddressSchema });
+export type Peer = z.infer<typeof peerSchema>;
+
 /** What the functions allow: this Finish, of this domain, between these two hosts, for the Prepare that made this cookie B. */
 export const ticketSchema = z.object({
   version: z.literal(1),
@@ -22,7 +26,7 @@ export const ticketSchema = z.object({
   epoch: z.int().check(z.minimum(1)),
   domain: domainRefSchema,
   source: z.object({ hostId: hostIdSchema, publicKey: publicKeySchema }),
-  destination: z.object({ hostId: hostIdSchema, publicKey: publicKeySchema, address: peerAddressSchema }),
+  destination: peerSchema,
   options: migrateOptionsSchema,
   flags: z.int(),
   /** Of cookie B: the ticket is worth nothing for another Prepare. */
@@ -49,6 +53,8 @@ const base64Cookie = z
 
 /** From the source's shim to the destination's. */
 export const peerRequestSchema = z.discriminatedUnion("type", [
+  /** Is there a way, and does the right key answer? Asked by a check, before anything is begun. */
+  z.object({ type: z.literal("greet") }),
   /** Keep this ticket, and prove by the answer that this channel carries. */
   z.object({ type: z.literal("arm"), ticket: signedTextSchema }),
   /** Perform has ended: decide, call Finish, and say how it ended. May be repeated; the answer is always the same (I7). */
@@ -64,6 +70,7 @@ export const peerRequestSchema = z.discriminatedUnion("type", [
 export type PeerRequest = z.infer<typeof peerRequestSchema>;
 
 export const peerReplySchema = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("greeted") }),
   z.object({ type: z.literal("armed") }),
   z.object({
     type: z.literal("finished"),

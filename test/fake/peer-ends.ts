@@ -12,6 +12,9 @@ export const newKey = (): KeyObject => generateKeyPairSync("ed25519").privateKey
 export const silent: Log = { write: () => {} };
 const signature = "A".repeat(86);
 
+/** The text of the ticket that a request carries. */
+export const ticketText = (request: PeerRequest): string => ("ticket" in request ? request.ticket.text : "");
+
 export const armOf = (text: string): PeerRequest => ({ type: "arm", ticket: { text, signature } });
 export const handOverOf = (cookie: Uint8Array): PeerRequest => ({
   type: "handOver",

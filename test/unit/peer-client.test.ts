@@ -24,6 +24,7 @@ import {
   newKey,
   readAsker,
   silent,
+  ticketText,
 } from "#test/fake/peer-ends";
 
 const timeout = 30_000;
@@ -178,7 +179,8 @@ describe("asking", { timeout }, () => {
     const gates: (() => void)[] = [];
     const count = 20;
     const server = await serve(t, {
-      answer: async (_, { ticket }) => {
+      answer: async (_, request) => {
+        const ticket = { text: ticketText(request) };
         await new Promise<void>((resolve) => {
           gates.push(resolve);
           // All are at work before the first is answered; the last one first.
@@ -198,7 +200,7 @@ describe("asking", { timeout }, () => {
   });
 
   test("more at once than there are places: all are answered", async (t) => {
-    const server = await serve(t, { answer: async (_, { ticket }) => finishedAt(ticket.text) });
+    const server = await serve(t, { answer: async (_, request) => finishedAt(ticketText(request)) });
     const client = clientOf(t);
     const texts = Array.from({ length: 100 }, (_, index) => `ticket ${index}`);
     const to = destinationOf(server.key, server.port);
@@ -253,7 +255,8 @@ describe("no answer", { timeout }, () => {
   test("a slow server: patience ends it, and its late answer is not taken for the next one's", async (t) => {
     const late = Promise.withResolvers<PeerReply>();
     const server = await serve(t, {
-      answer: (_, { ticket }) => (ticket.text === "slow" ? late.promise : Promise.resolve(finishedAt(ticket.text))),
+      answer: (_, request) =>
+        ticketText(request) === "slow" ? late.promise : Promise.resolve(finishedAt(ticketText(request))),
     });
     const client = clientOf(t);
     const to = destinationOf(server.key, server.port);

@@ -12,7 +12,7 @@ import { answererFrameSchema, encodeFrame, frameBytesMax } from "#shim/peer/fram
 import { publicKeyOf } from "#shim/peer/seal";
 import { strangerSeatsMax } from "#shim/peer/seats";
 import { type PeerServerOptions, startPeerServer } from "#shim/peer/server";
-import { armed, armOf, destinationOf, finishedAt, newKey, RawPeer, silent } from "#test/fake/peer-ends";
+import { armed, armOf, destinationOf, finishedAt, newKey, RawPeer, silent, ticketText } from "#test/fake/peer-ends";
 
 const local = { host: "127.0.0.1", port: 0, orAnyPort: false };
 const timeout = 30_000;
@@ -27,7 +27,7 @@ async function serve(t: TestContext, given: Partial<PeerServerOptions> = {}) {
     log: silent,
     ...given,
     answer: async (by, request) => {
-      asked.push({ by, text: request.ticket.text });
+      asked.push({ by, text: ticketText(request) });
       return (await given.answer?.(by, request)) ?? armed;
     },
   });
@@ -211,7 +211,7 @@ describe("what is read", { timeout }, () => {
   test("an answer whose asker has gone is dropped, and the next one is served", async (t) => {
     const hold = Promise.withResolvers<PeerReply>();
     const { port } = await serve(t, {
-      answer: (_, { ticket }) => (ticket.text === "gone" ? hold.promise : Promise.resolve(armed)),
+      answer: (_, request) => (ticketText(request) === "gone" ? hold.promise : Promise.resolve(armed)),
     });
     const gone = await peerOf(t, port);
     gone.socket.write(Buffer.concat([requestFrame(1, "gone"), encodeFrame({ type: "ping" })]));
