@@ -139,7 +139,7 @@ async function takeBack(
   const { domain } = work.command;
   let seen = await look(work, libvirt, "destroyed");
   let refused = "";
-  if (continuous && seen.action === "takeBack" && seen.probe.present)
+  if (continuous && (seen.action === "takeBack" || seen.action === "endJob") && seen.probe.present)
     refused = await confirm3(work, libvirt, seen.probe.dom, cookie, true);
   seen = await look(work, libvirt, "destroyed", refused);
   if (seen.action === "takeBack" && seen.probe.present) {

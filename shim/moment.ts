@@ -110,28 +110,35 @@ export const decisionOf = (history: History) => firstMilestone(history, "finishi
 /** How Finish has ended there; null: not yet. */
 export const finishedOf = (history: History) => firstMilestone(history, "finished", finishedSchema);
 
+/** What a step knows of the journal: the entries from before it began, and which points were passed by now. */
+export interface Known {
+  history: History;
+  happened(name: string): boolean;
+}
+
 /** Perform3 was never called for a migration whose journal is here: whatever pauses the domain is somebody else. */
-const isUncalled = (history: History) =>
-  !hasMilestone(history, performing) && (wasAsked(history, "begin") || wasAsked(history, "perform"));
+const isUncalled = ({ history, happened }: Known) =>
+  !happened(performing) && (wasAsked(history, "begin") || wasAsked(history, "perform"));
 
 /** Where the source stands when it goes about `kind`. `told`: the outcome of a receipt that counts; by default what the
  *  destination has told this host itself. `answered`: libvirt itself has said that Perform failed. */
 export function sourceMoment(
-  history: History,
+  known: Known,
   {
     kind,
-    told = statedOf(history)?.receipt.outcome ?? null,
+    told = statedOf(known.history)?.receipt.outcome ?? null,
     answered = false,
   }: { kind: CommandKind; told?: Receipt["outcome"] | null; answered?: boolean },
 ): SourceMoment {
+  const { history } = known;
   const confirmed = firstMilestone(history, "confirmed", confirmedSchema)?.outcome ?? null;
-  if (kind === "restore") return confirmed === "destroyed" || isUncalled(history) ? "restoringFree" : "restoring";
+  if (kind === "restore") return confirmed === "destroyed" || isUncalled(known) ? "restoringFree" : "restoring";
   const outcome = told ?? confirmed;
   if (outcome === "started") return confirmed === "started" ? "givenUp" : "givingUp";
-  if (outcome === "destroyed") return confirmed === "destroyed" || isUncalled(history) ? "takenBack" : "takingBack";
+  if (outcome === "destroyed") return confirmed === "destroyed" || isUncalled(known) ? "takenBack" : "takingBack";
   if (isStripped(history)) return lastOf(history, "stripped") > lastOf(history, "stripping") ? "stripped" : "stripping";
   if (handedOf(history)?.outcome === "performed") return "performed";
-  if (hasMilestone(history, performing)) return answered ? "failing" : "performing";
+  if (known.happened(performing)) return answered ? "failing" : "performing";
   if (wasAsked(history, "perform")) return "uncalled";
   return wasAsked(history, "begin") ? "begun" : "untouched";
 }

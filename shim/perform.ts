@@ -163,7 +163,7 @@ async function takeUp(work: Work<"perform">): Promise<ReportBodyOf<"perform">> {
 /** The source's state when somebody has let it run again although Perform had succeeded; null: not so, or libvirt does not
  *  answer at once. The guest is stopped, so a daemon that is away is not waited for: it resumes nobody meanwhile. */
 async function resumedByHand(work: Work<"perform">): Promise<DomainState | null> {
-  if (sourceMoment(work.history, work.command) !== "performed") return null;
+  if (sourceMoment(work, work.command) !== "performed") return null;
   try {
     const probe = await probeDomain(await work.inventory(), work.command.domain.uuid);
     return sourceRow(work, probe).do === "withdraw" ? stateOf(probe) : null;

@@ -6,8 +6,7 @@
  */
 import type { CommandKind, DomainRef, Receipt } from "#protocol/command";
 import type { FaultCode } from "#protocol/fault";
-import { type Found, foundOf, type SourceMoment, sourceMoment } from "./moment.ts";
-import type { JournalEntry } from "./ports.ts";
+import { type Found, foundOf, type Known, type SourceMoment, sourceMoment } from "./moment.ts";
 import type { Probe } from "./probe.ts";
 import { type Automatic, type Row, type Rows, strandFault } from "./recovery.ts";
 
@@ -23,6 +22,7 @@ import { type Automatic, type Row, type Rows, strandFault } from "./recovery.ts"
  * - `leave`: the destination is asked to end its copy; here nothing is done whatever it says.
  * - `giveUp`: Confirm, and the definition goes.
  * - `takeBack`: Confirm (cancelled), and the guest is resumed.
+ * - `endJob`: Confirm (cancelled) takes libvirt's job off; the guest stays paused as its owner left it.
  * - `keep`: nothing has to be done to the domain.
  * - `done`: it is done already.
  * - `restoreTree`: the tree is made what it was and compared.
@@ -40,6 +40,7 @@ export type SourceAction =
   | "leave"
   | "giveUp"
   | "takeBack"
+  | "endJob"
   | "keep"
   | "done"
   | "restoreTree"
@@ -109,6 +110,11 @@ const resumedByHand = row(
 const giveUp = row("giveUp", "completed", "the other copy is proven to run");
 const isGivenUp = row("done", "completed", "it is given up already; what is here now is not this migration's");
 const takeBack = row("takeBack", "rolledBack", "the pause is the migration's, and no other copy is left");
+const endJob = row(
+  "endJob",
+  "rolledBack",
+  "its owner had paused it before; only the job that is left after Perform has to end",
+);
 const keep = row("keep", "rolledBack", "no pause of the migration's is left to end");
 const restoreTree = row("restoreTree", "rolledBack", "only the tree and autostart are left to be made what they were");
 const reportAbsent = row("reportAbsent", "rolledBack", "somebody took the domain away: there is nothing to restore");
@@ -268,7 +274,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
     migrationPaused: takeBack,
     outgoing: keep,
     outgoingPaused: takeBack,
-    outgoingOwnerPaused: keep,
+    outgoingOwnerPaused: endJob,
     incoming: comesBack,
     otherJob: keep,
   },
@@ -313,14 +319,13 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
 /** A row with what it was looked up by, and the fault to throw where it is stranded. */
 export type SourceFinding = Automatic<SourceAction> & { moment: SourceMoment; found: Found };
 
-interface Asked {
+interface Asked extends Known {
   command: { kind: CommandKind; domain: DomainRef; migrationId: string };
-  history: readonly JournalEntry[];
 }
 
 /** The row for what the probe found. Throws the fault of a stranded one under `code`. */
 export function sourceRow(
-  { command, history }: Asked,
+  known: Asked,
   probe: Probe,
   {
     moment,
@@ -329,8 +334,9 @@ export function sourceRow(
     also = "",
   }: { moment?: SourceMoment; told?: Receipt["outcome"]; code?: FaultCode; also?: string } = {},
 ): SourceFinding {
-  const { kind, domain, migrationId } = command;
-  const at = moment ?? sourceMoment(history, told === undefined ? { kind } : { kind, told });
+  const { history } = known;
+  const { kind, domain, migrationId } = known.command;
+  const at = moment ?? sourceMoment(known, told === undefined ? { kind } : { kind, told });
   const found = foundOf(probe);
   const looked = sourceRecovery[at][found];
   if (looked.do === "strand")
