@@ -11,7 +11,7 @@ import { after, before, beforeEach, describe, test } from "node:test";
 import type { Host } from "#lab/host";
 import { facePath } from "../../functions/bundle/s3-bundles.ts";
 import { commandMark, FailureScene, filesBelow } from "./failure-scene.ts";
-import { eventually, treeOf } from "./world.ts";
+import { eventually, rows, treeOf } from "./world.ts";
 
 describe("failures before Perform", { timeout: 900_000 }, () => {
   let scene: FailureScene;
@@ -20,6 +20,35 @@ describe("failures before Perform", { timeout: 900_000 }, () => {
   });
   after(() => scene?.stop());
   beforeEach(() => scene.ready());
+
+  test("shims that do not reach each other block it before anything is touched; parted later, the guest never stops", async () => {
+    const { source, destination, guest, world } = scene;
+    const cut = () => scene.peerProxy(destination).cut();
+    cut();
+    const checked = await world.fleet.run(["check", guest.name, "--to", destination.name]);
+    assert.equal(checked.code, 3, checked.stdout);
+    assert.match(checked.stdout + checked.stderr, /peer\.unreachable/);
+    const asked = await world.fleet.run(["migrate", guest.name, "--to", destination.name]);
+    assert.equal(asked.code, 3, asked.stdout);
+    assert.match(asked.stderr, /peer\.unreachable: [\s\S]*next: \S/);
+    assert.deepEqual(await world.get("/v1/migrations?active=true").then((page) => rows(page)), []);
+
+    // After the request, so that only the arming finds it.
+    scene.peerProxy(destination).heal();
+    const held = scene.proxy(destination).stallWhen(commandMark("prepare"), { direction: "down" });
+    const attempt = await scene.migrate();
+    await held;
+    cut();
+    scene.proxy(destination).heal();
+    await scene.rolledBack(attempt, {
+      exit: 1,
+      status: "rolledBack",
+      code: "peer.unreachable",
+      names: /gave no answer/,
+    });
+    assert.equal(await source.virsh.domstate(guest.name), "running");
+    await scene.nextCompletes();
+  });
 
   test("a snapshot taken between export and begin is snapshot.changed, and is kept", async () => {
     const { source, destination, guest } = scene;
