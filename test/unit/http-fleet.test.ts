@@ -235,6 +235,21 @@ describe("checks", () => {
     assert.deepEqual(codes((await check(asked)).blockers), ["libvirt.unreachable destination"]);
   });
 
+  test("ask the source whether it reaches the destination's shim; its silence about that blocks nothing", async () => {
+    const address = { hosts: ["beta"], port: 16_515 };
+    await fleet.ports.hosts.seen(hostId(2), { at: fleet.ports.clock.now(), facts: { ...factsOf(2), peer: address } });
+    fleet.scriptInspections(1, 2, {});
+    assert.deepEqual(codes((await check(asked)).blockers), []);
+    assert.ok(fleet.script.queries.some(({ hostId: id, query }) => id === hostId(1) && query.kind === "reachPeer"));
+    fleet.script.answers.set(`${hostId(1)} reachPeer`, {
+      ok: false,
+      fault: { code: "peer.unreachable", cause: "closed", action: "open port 16515", retry: "safe" },
+    });
+    assert.deepEqual(codes((await check(asked)).blockers), ["peer.unreachable source"]);
+    const requested = await fleet.ask("/v1/migrations", { method: "POST", body: asked });
+    assert.deepEqual(await refusal(requested), [409, "peer.unreachable"]);
+  });
+
   test("without a destination ask every other host and name the causes", async () => {
     await fleet.addHost(3, { lastSeenAt: null });
     fleet.scriptInspections(1, 2, {});
