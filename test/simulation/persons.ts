@@ -4,11 +4,11 @@ import { domainRef, migrationId, type Scene } from "./scene.ts";
 import { hosts } from "./sim-keys.ts";
 
 /** Somebody asks for the migration, and again when no answer came. */
-export function requestSoon({ world, functions, witness }: Scene): void {
+export function requestSoon({ world, functions, witness }: Scene, id: string, atMs: number): void {
   const ask = (): void => {
     functions.invoke((runner) =>
       runner.request({
-        id: migrationId,
+        id,
         domain: domainRef,
         source: { ...hosts.source },
         destination: { ...hosts.destination },
@@ -17,17 +17,17 @@ export function requestSoon({ world, functions, witness }: Scene): void {
       }),
     );
     world.time.after(30_000, () => {
-      if (witness.state === null) ask();
+      if (!witness.states.has(id)) ask();
     });
   };
-  world.time.after(6_000, ask);
+  world.time.after(atMs, ask);
 }
 
 /** A person who does what a stranded migration says: states that a host is fenced when it is off, and nothing else. */
 export function watchAsPerson(scene: Scene): void {
   const { world, functions, daemons, witness } = scene;
   const look = (): void => {
-    const { state } = witness;
+    const state = witness.states.get(migrationId);
     for (const side of sides) {
       if (state?.status !== "stranded" || daemons[side].hasPower || witness.fenced.has(side)) continue;
       if (!state.failure?.action.includes(`--fenced ${hosts[side].name}`)) continue;

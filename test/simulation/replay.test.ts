@@ -17,6 +17,15 @@ describe("the simulated world", () => {
       }
     });
 
+  test("two migrations of one domain at once: the second is refused as busy, and harms nothing", async () => {
+    for (let seed = 1; seed <= 60; seed += 1) {
+      const result = await simulate({ seed, rivalAtMs: 6_015 + 5 * seed });
+      assert.deepEqual(result.violations, [], `seed ${seed}`);
+      assert.deepEqual([result.status, result.rival?.status], ["completed", "refused"], `seed ${seed}`);
+      assert.equal(result.rival?.failure?.code, "domain.busy");
+    }
+  });
+
   test("a seed replays to the same trace, faults and all", async () => {
     let faults = 0;
     for (let seed = 1; seed <= 25; seed += 1)

@@ -6,7 +6,7 @@ import type { MigrationState } from "#core/state";
 import { type FaultSource, type PlannedFault, type Point, sides } from "./fault-plan.ts";
 import { requestSoon, watchAsPerson } from "./persons.ts";
 import { endFaults } from "./run-end.ts";
-import { type Mutation, plainScenario, type Scenario, type Scene, setUp } from "./scene.ts";
+import { type Mutation, migrationId, plainScenario, rivalId, type Scenario, type Scene, setUp } from "./scene.ts";
 import { powerOn, strike } from "./strikes.ts";
 import { type Violation, World } from "./world.ts";
 
@@ -17,12 +17,16 @@ export interface RunOptions {
   tracing?: boolean;
   recording?: boolean;
   mutation?: Mutation;
+  /** Somebody else asks for the same domain's migration then. */
+  rivalAtMs?: number;
 }
 
 export interface RunResult {
   seed: number;
   scenario: Scenario;
   status: MigrationState["status"] | "none";
+  /** What became of the other wish for the same domain. */
+  rival: MigrationState | null;
   strandedMeanwhile: boolean;
   injected: readonly PlannedFault[];
   points: readonly { at: string; point: Point }[];
@@ -67,10 +71,11 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
   let wasStranded = false;
   let endedAtMs = -1;
   world.time.after(healAtMs, () => world.heal());
-  requestSoon(made);
+  requestSoon(made, migrationId, 6_000);
+  if (options.rivalAtMs !== undefined) requestSoon(made, rivalId, options.rivalAtMs);
   watchAsPerson(made);
   await world.time.run(endByMs, () => {
-    const { state } = witness;
+    const state = witness.states.get(migrationId);
     if (state?.status === "stranded") wasStranded = true;
     if (world.violations.length > 0) return true;
     if (state?.step !== "ended") return false;
@@ -80,13 +85,14 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
     const ms = isLate ? lateMs : isSlow ? slowMs : quietMs;
     return world.time.nowMs > endedAtMs + ms && isQuiet(made, endedAtMs);
   });
-  const { state } = witness;
+  const state = witness.states.get(migrationId) ?? null;
   if (world.violations.length === 0)
     for (const { invariant, text } of await endFaults(made, state, scenario)) world.violate(invariant, text);
   return {
     seed,
     scenario,
     status: state?.status ?? "none",
+    rival: witness.states.get(rivalId) ?? null,
     strandedMeanwhile: wasStranded,
     injected: world.faults.injected,
     points: world.faults.points,

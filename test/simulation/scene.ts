@@ -13,6 +13,8 @@ import { Witness } from "./witness.ts";
 import type { World } from "./world.ts";
 
 export const migrationId = "m_01JD0000000000000000000000";
+/** Another wish for the same domain. */
+export const rivalId = "m_01JD0000000000000000000009";
 export const domainRef = { uuid: "11111111-2222-3333-4444-555555555555", name: "web" };
 
 export interface Scenario {

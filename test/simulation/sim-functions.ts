@@ -159,9 +159,12 @@ export class SimFunctions implements FunctionsEnd {
     };
   }
 
-  #holding<T>(holds: boolean, what: readonly string[], act: () => Promise<T>): Promise<T> {
-    for (const each of what) holds ? this.held.add(each) : this.held.delete(each);
-    return act();
+  /** Keeps account of what is held, by whom. */
+  async #holding<T>(holds: boolean, what: readonly string[], id: string, act: () => Promise<T>): Promise<T> {
+    const result = await act();
+    if (result !== false)
+      for (const each of what) holds ? this.held.add(`${each} ${id}`) : this.held.delete(`${each} ${id}`);
+    return result;
   }
 
   /** Writes are crossings; reads are strongly consistent and at once. */
@@ -211,13 +214,14 @@ export class SimFunctions implements FunctionsEnd {
       list: (page) => store.list(page),
       putBlob: (id, name, bytes, sha256) => write(`blob ${name}`, () => store.putBlob(id, name, bytes, sha256)),
       getBlob: (id, blob) => store.getBlob(id, blob),
-      lockDomain: (lock) => write("lock", () => this.#holding(true, ["lock"], () => store.lockDomain(lock))),
+      lockDomain: (lock) =>
+        write("lock", () => this.#holding(true, ["lock"], lock.migrationId, () => store.lockDomain(lock))),
       domainLock: (uuid) => store.domainLock(uuid),
       unlockDomain: (uuid, id) =>
-        write("unlock", () => this.#holding(false, ["lock"], () => store.unlockDomain(uuid, id))),
+        write("unlock", () => this.#holding(false, ["lock"], id, () => store.unlockDomain(uuid, id))),
       activeMigrations: () => store.activeMigrations(),
-      point: (ids, id) => write("point", () => this.#holding(true, ids, () => store.point(ids, id))),
-      unpoint: (ids, id) => write("unpoint", () => this.#holding(false, ids, () => store.unpoint(ids, id))),
+      point: (ids, id) => write("point", () => this.#holding(true, ids, id, () => store.point(ids, id))),
+      unpoint: (ids, id) => write("unpoint", () => this.#holding(false, ids, id, () => store.unpoint(ids, id))),
       migrationsOf: (id) => store.migrationsOf(id),
       bindKey: (key) => store.bindKey(key),
     };

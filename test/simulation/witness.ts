@@ -33,8 +33,8 @@ export class Witness {
   #ranAt: SideName = "source";
   /** The guest had been paused by its owner when it was to move. */
   ownerPaused = false;
-  /** The migration's state as last committed. */
-  state: MigrationState | null = null;
+  /** The newest state of each migration. */
+  readonly states = new Map<string, MigrationState>();
   /** Statements of how Finish ended, by migration. */
   readonly #outcomes = new Map<string, string>();
   /** A person has stated that the destination runs nothing. */
@@ -163,11 +163,12 @@ export class Witness {
   /** I5, I7: a state that was committed. */
   committed(state: MigrationState): void {
     // Two instances that decide the very same thing at once have written one state.
-    if (this.state?.version === state.version && canonical(this.state) === canonical(state)) return;
+    const newest = this.states.get(state.id);
+    if (newest?.version === state.version && canonical(newest) === canonical(state)) return;
     const last = this.#states.get(state.id);
     if (last !== undefined && (state.version !== last.version + 1 || state.epoch < last.epoch))
       this.#world.violate("I5", `version ${last.version}, epoch ${last.epoch} became ${state.version}, ${state.epoch}`);
-    this.state = state;
+    this.states.set(state.id, state);
     this.#states.set(state.id, { version: state.version, epoch: state.epoch });
     if (state.receipt !== null && state.receipt.evidence !== "fenced")
       this.stated(state.id, state.receipt.outcome, "the functions' state");
