@@ -215,7 +215,7 @@ function deskSteps(world: ModelWorld, rules: Rules, emit: Emit): void {
 function forgetStep(world: ModelWorld, functions: FunctionsSide, emit: Emit): void {
   const { destination } = world;
   const { journal } = destination;
-  if (journal.forgotten || !isIdle(destination)) return;
+  if (world.alone || journal.forgotten || !isIdle(destination)) return;
   const isOver = journal.intents.some((text, index) => {
     const { kind, id } = commandOf(text);
     const report = journal.reports[index] ?? "";

@@ -43,6 +43,7 @@ export const mutants: readonly Mutant[] = [
     removed: ["confirmsByReceipt"],
     faults: 0,
   },
+  { name: "Perform begins without arming the destination", removed: ["armsFirst"], faults: 1 },
   { name: "a lost answer of Finish means destroyed", removed: ["looksAfterLostFinish"], faults: 1 },
   { name: "what the destination has stated is not journalled", removed: ["journalsReceipt"], faults: 1 },
   { name: "a command of a lower epoch is carried out", removed: ["checksEpoch"], faults: 1 },

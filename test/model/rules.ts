@@ -2,6 +2,8 @@
 export interface Rules {
   /** No answer of the peer is no answer (I2). Without: silence after Perform means that the destination has nothing. */
   silenceIsNoAnswer: boolean;
+  /** Perform begins only when the destination has kept the ticket (I10 without a control plane). */
+  armsFirst: boolean;
   /** The source gives its copy up only by a receipt (I8). Without: when Perform has succeeded, it is given up. */
   confirmsByReceipt: boolean;
   /** What Finish did is read from the domain when its answer is lost (I1). Without: a lost answer means destroyed, as libvirt's own client reads it. */
@@ -26,6 +28,7 @@ export interface Rules {
 
 export const allRules: Rules = {
   silenceIsNoAnswer: true,
+  armsFirst: true,
   confirmsByReceipt: true,
   looksAfterLostFinish: true,
   checksEpoch: true,

@@ -182,8 +182,8 @@ function runningStep(world: ModelWorld, functions: FunctionsSide, rules: Rules, 
           return;
         }
         source.journal.armed = true;
-        next.asked.arm = true;
-        source.memory.position = "arming";
+        next.asked.arm = rules.armsFirst;
+        source.memory.position = rules.armsFirst ? "arming" : "ready";
       });
       return;
     case "arming":
@@ -423,7 +423,7 @@ const endsHere = (text: string, report: string): boolean => {
 function forgetStep(world: ModelWorld, functions: FunctionsSide, _rules: Rules, emit: Emit): void {
   const { source } = world;
   const { journal } = source;
-  if (journal.forgotten || !isIdle(source) || source.memory.abort !== "") return;
+  if (world.alone || journal.forgotten || !isIdle(source) || source.memory.abort !== "") return;
   const isOver = journal.intents.some((text, index) => {
     const report = journal.reports[index] ?? "";
     return (

@@ -38,6 +38,7 @@ export type FaultKind =
   | "answers"
   | "cancel"
   | "overdue"
+  | "functionsDie"
   | "powerSource"
   | "powerDestination"
   | "guestEnds"
@@ -55,6 +56,7 @@ export const allFaults: readonly FaultKind[] = [
   "answers",
   "cancel",
   "overdue",
+  "functionsDie",
   "powerSource",
   "powerDestination",
   "guestEnds",
@@ -98,8 +100,10 @@ export function successorsOf(world: ModelWorld, model: Model): Successor[] {
       },
     },
   );
-  functionsSteps(world, model, emit);
-  for (const side of sides) deliveries(world, model, side, emit);
+  if (!world.alone) {
+    functionsSteps(world, model, emit);
+    for (const side of sides) deliveries(world, model, side, emit);
+  }
   sourceSteps(world, functions, rules, emit);
   destinationSteps(world, functions, rules, emit);
   libvirtSteps(world, emit);
@@ -276,6 +280,12 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
         losePower(next, "destination"),
       );
   }
+  if (world.alone) return;
+  if (functions.state(number).step === "performing" && source.journal.performing)
+    fault("functionsDie", "the control plane is gone for good", (next) => {
+      next.alone = true;
+      next.late = { source: [], destination: [] };
+    });
   const cancelled = functions.cancelRequested(number);
   if (cancelled !== number) fault("cancel", "a person cancels", (next) => decided(next, model, cancelled));
   const overdue = functions.overdue(number);

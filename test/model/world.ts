@@ -88,6 +88,8 @@ export interface Power {
 
 export interface ModelWorld {
   functions: number;
+  /** The control plane is gone for good: it hears nothing and says nothing any more. */
+  alone: boolean;
   source: SourceHost;
   destination: DestinationHost;
   power: Power;
@@ -130,6 +132,7 @@ const memory = (): ModelMemory => ({
 export function firstWorld(functions: number, faults: number): ModelWorld {
   return {
     functions,
+    alone: false,
     source: {
       journal: {
         ...journal([], []),
@@ -217,7 +220,7 @@ export function worldText(world: ModelWorld): string {
     bit(asked.arm) + asked.handOver,
     world.lost.join(","),
     world.repeated.join(","),
-    bit(world.ran) + bit(world.memoryLost),
+    bit(world.alone) + bit(world.ran) + bit(world.memoryLost),
     world.stated,
   ].join(";");
 }

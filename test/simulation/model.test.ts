@@ -16,7 +16,13 @@ describe("the handshake, explored exhaustively", () => {
     const found = check({ faults: 1, statesMax });
     assert.equal(found.violation, null, tale(found));
     assert.equal(found.isCut, false);
-    assert.deepEqual(Object.keys(found.statuses).sort(), ["cancelled", "completed", "rolledBack", "stranded"]);
+    assert.deepEqual(Object.keys(found.statuses).sort(), [
+      "cancelled",
+      "completed",
+      "rolledBack",
+      "running",
+      "stranded",
+    ]);
     context.diagnostic(
       `${found.states} states, ${found.transitions} transitions, depth ${found.depth}, ${found.ms} ms`,
     );
