@@ -3,7 +3,7 @@
  * and checkpoints skips export and stage, one that is not running skips Perform (libvirt-domain.c,
  * virDomainMigrateVersion3Full: offline goes from Prepare to Finish).
  */
-import type { CommandKind, PeerEnd, Receipt, ReportBodyOf } from "#protocol/command";
+import type { CommandKind, PeerEnd, Receipt, ReportBodyOf, Side } from "#protocol/command";
 import type { FaultBody, Finding } from "#protocol/fault";
 import { change, cut, type Draft, end, enter, fail, failureOf, later, note } from "./draft.ts";
 import { findingCharsMax, findingsMax, ticketMsMax } from "./limits.ts";
@@ -201,7 +201,7 @@ const noPeer = ({ state }: Draft) =>
 
 const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
   const { downtimeMs, transferredBytes } = body.statistics;
-  const noted = note(
+  const noted = noteBeforeReceipt(
     change(keep(draft, blobs), {
       downtimeMs,
       transferredBytes,
@@ -215,6 +215,15 @@ const performed: Advance<"perform"> = ({ draft, body, blobs, ms }) => {
   if (receipt === null) return enter(noted, "finishing", "finish");
   return receipt.outcome === "started" ? confirmSource(noted, "confirming") : undoSource(turnRound(noted, null));
 };
+
+/** Perform ended before the destination stated how Finish did, whichever was learnt first: the story is told in that order. */
+function noteBeforeReceipt(draft: Draft, line: { side: Side; ms: number; note: string }): Draft {
+  const last = draft.state.timeline.at(-1);
+  if (draft.state.receipt === null || last?.step !== "finishing") return note(draft, line);
+  const before = change({ ...draft, at: last.at }, { timeline: draft.state.timeline.slice(0, -1) });
+  const noted = note(before, line);
+  return { ...change(noted, { timeline: [...noted.state.timeline, last] }), at: draft.at };
+}
 
 /** The shims have ended the handshake by their ticket: what is left is to learn it, and to do what they could not. */
 function endedByPeers(draft: Draft, { receipt, source, fault, finishMs, confirmMs }: PeerEnd): Draft {

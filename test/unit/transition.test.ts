@@ -396,6 +396,28 @@ test("the shims end it by themselves: Finish and Confirm are learnt with Perform
   }
   assert.equal(state.status, "completed");
   assert.deepEqual(forward.slice(-3), ["prepare", "perform", "settle"]);
+  const told = (timeline: MigrationState["timeline"]) => [...new Set(timeline.map(({ step }) => step))].slice(-5);
+  const order = ["performing", "finishing", "confirming", "settling", "ended"];
+  assert.deepEqual(told(state.timeline), order);
+  // The destination's own report may be quicker than the source's: the story is the same.
+  let early = reached("performing");
+  const made = {
+    id: ticketCommandId(early.id, "finish", 1),
+    kind: "finish",
+    side: "destination",
+    issuedAt: at,
+    deadlineAt: at,
+  } as const;
+  const stated = successes("finish").started;
+  assert.ok(stated);
+  early = transition(early, { type: "reported", at, report: success(early, made, stated) }).state;
+  for (const kind of ["perform", "settle"] as const) {
+    const pending = early.pending.find((one) => one.kind === kind);
+    const body = Object.values(successes(kind))[0];
+    assert.ok(pending !== undefined && body !== undefined);
+    early = transition(early, { type: "reported", at: later, report: success(early, pending, body) }).state;
+  }
+  assert.deepEqual(told(early.timeline), order);
   assert.equal(state.receipt?.outcome, "started");
 });
 
