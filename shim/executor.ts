@@ -99,6 +99,7 @@ export class Executor {
   /** Who waits for the report of a command beside the functions. */
   readonly #awaited = new Map<string, Set<(report: Report) => void>>();
   #draining = false;
+  #ended = false;
 
   constructor(parts: ExecutorParts) {
     this.#parts = parts;
@@ -241,6 +242,13 @@ export class Executor {
     this.#draining = true;
   }
 
+  /** From now on nothing is journalled, begun or asked of libvirt: what still runs is left as a crash would leave it, because
+   *  the state directory may be another process's in a moment. */
+  end(): void {
+    this.#draining = true;
+    this.#ended = true;
+  }
+
   /** Migrations between Begin or Prepare and their end on this host, and those whose step runs now. */
   underWay(): string[] {
     return [...this.#lanes.values()]
@@ -303,20 +311,22 @@ export class Executor {
           milestone: (name, data) =>
             this.#append(lane, { type: "milestone", at: clock.now(), commandId: command.id, name, data }),
           happened: (name) => lane.record.happened(name),
-          connection: () =>
-            this.#parts.connections.use({
-              record: lane.record,
-              commandId: command.id,
-              resumed,
-              connected: (generation) =>
-                this.#append(lane, {
-                  type: "milestone",
-                  at: clock.now(),
+          connection: async () =>
+            this.#ended
+              ? never()
+              : this.#parts.connections.use({
+                  record: lane.record,
                   commandId: command.id,
-                  name: connectedMilestone,
-                  data: { generation },
+                  resumed,
+                  connected: (generation) =>
+                    this.#append(lane, {
+                      type: "milestone",
+                      at: clock.now(),
+                      commandId: command.id,
+                      name: connectedMilestone,
+                      data: { generation },
+                    }),
                 }),
-            }),
         },
         log,
       );
@@ -390,6 +400,7 @@ export class Executor {
   }
 
   async #append(lane: Lane, entry: JournalEntry): Promise<void> {
+    if (this.#ended) await never();
     await this.#parts.journal.append(lane.record.migrationId, entry);
     lane.record.add(entry);
   }
@@ -415,6 +426,7 @@ export class Executor {
 
   /** In this order: a crash in between leaves the journal, and the next start does the rest. */
   async #forget(lane: Lane): Promise<void> {
+    if (this.#ended) await never();
     const { connections, bundles, journal, log } = this.#parts;
     const { migrationId } = lane.record;
     if (lane.closed || !lane.record.hasEnded) return;
@@ -454,3 +466,6 @@ export class Executor {
     this.#parts.send({ type: "report", report });
   }
 }
+
+/** What a dead process does next. */
+const never = () => new Promise<never>(() => {});

@@ -195,19 +195,23 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     await executor.start();
     peerSide.open(executor);
     const watch = new HandOverWatch({ executor, ...peerSide, clock, log, signal: stop.signal });
+    const refused = new AbortController();
     const ended = drainUntilIdle({
       executor,
-      signal: options.signal,
+      signal: AbortSignal.any([options.signal, refused.signal]),
       clock,
       say: (line) => options.err(`vmferry shim: ${line}`),
       msMax: drainMsMax,
     }).then(() => stop.abort());
     const running = [shared.keep(), inventory.run(), watch.run()];
     const fault = await supervisor.run();
-    stop.abort();
+    // Whoever cannot speak to the control plane any more still ends what is armed: by its ticket it needs nobody.
+    refused.abort();
+    await ended;
     stopHeartbeat();
     stopJournals();
-    await Promise.all([...running, fault === null ? ended : undefined]);
+    await Promise.all(running);
+    executor.end();
     await connections.closeAll();
     await shared.close();
     await journal.close();
@@ -242,6 +246,9 @@ function eventFault(log: Log, fault: unknown): void {
   log.write("warn", "an event of libvirt was not understood", { cause: messageOf(fault) });
 }
 
+/** For what was printed last to reach a pipe. */
+const lastWordsMs = 500;
+
 async function makeStateDirectory(path: string): Promise<void> {
   try {
     await mkdir(path, { recursive: true, mode: 0o700 });
@@ -266,5 +273,9 @@ function absolutePath(path: string): string {
 }
 
 if (process.argv[1] !== undefined && existsSync(process.argv[1])) {
-  if (realpathSync(process.argv[1]) === import.meta.filename) process.exitCode = await runFromArguments(runShim);
+  if (realpathSync(process.argv[1]) === import.meta.filename) {
+    process.exitCode = await runFromArguments(runShim);
+    // A step that the drain has not waited for must not keep the process; what was printed is out by then.
+    setTimeout(() => process.exit(), lastWordsMs).unref();
+  }
 }

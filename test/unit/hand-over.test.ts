@@ -644,6 +644,29 @@ describe("SIGTERM", () => {
     assert.equal(host.present, false);
   });
 
+  test("at its bound leaves what runs as a crash would: nothing is written or asked of libvirt any more", async () => {
+    const perform = Promise.withResolvers<void>();
+    perform3 = async () => {
+      await perform.promise;
+      host.pauseByMigration();
+    };
+    peers.handOver = () => finished("destroyed");
+    const [process] = await shim();
+    process.executor.command(performing);
+    await until(() => host.calls.includes("perform"));
+    process.executor.end();
+    const written = (await process.entries()).length;
+    perform.resolve();
+    for (let turns = 0; turns < 50; turns += 1) await tick();
+    assert.equal((await process.entries()).length, written);
+    assert.deepEqual([host.calls, peers.handOvers], [["perform"], []]);
+    // The next one takes it up.
+    await process.crash();
+    const [next] = await shim();
+    await next.executor.idle();
+    assert.equal(host.state, DomainState.RUNNING);
+  });
+
   test("on the destination an armed migration is waited for until its receipt", async () => {
     const [process] = await shim();
     await process.run(make("prepare"));
