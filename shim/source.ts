@@ -109,29 +109,55 @@ export function snapshotProgress(done: number, total: number): Parameters<Work["
 /** How often begin strips again after libvirt's daemon went away in the middle. */
 const beginAttemptsMax = 3;
 
+/** Time between two attempts to give the source its tree back when what that needs is away. */
+const putBackMs = 5_000;
+
 /**
  * Strip, Begin3 without CHANGE_PROTECTION, redefine at once, whatever Begin said. libvirt checks for snapshots in Begin
  * only (qemuMigrationSrcBeginPhase), and without protection no job keeps the redefine out.
+ *
+ * I3: while the source lacks records, this ends only with them given back. Cut off in between it is taken up by the shim's
+ * next start, and gives them back before anything else, from the bundle on this host and else from the bucket; nobody has
+ * to ask for it. What is away is waited for without a bound: nobody else could do it either.
  */
 export const begin: Step<"begin"> = async (work) => {
+  const course: Course = { stripped: isStripped(work.history), attempts: 0 };
+  for (;;) {
+    try {
+      return await beginOnce(work, course);
+    } catch (error) {
+      if (!course.stripped || !isAway(error)) throw error;
+      await work.sleep(putBackMs);
+    }
+  }
+};
+
+interface Course {
+  /** True while records are taken away. */
+  stripped: boolean;
+  attempts: number;
+}
+
+const isAway = (error: unknown) =>
+  isNoAnswer(error) || (error instanceof Fault && error.retry === "safe" && error.code === "bundle.unreachable");
+
+async function beginOnce(work: Work<"begin">, course: Course): Promise<ReportBodyOf<"begin">> {
   const { domain, options, bundle } = work.command;
-  let stripped = isStripped(work.history);
-  let attempts = 0;
   const entries = bundle === null ? null : entriesOf(work, await work.payloads.downloadBundle(bundle));
   const wanted = entries === null ? null : await readBundleTree(entries);
   const markRedefined = async () => {
     await work.milestone("redefined");
-    stripped = false;
+    course.stripped = false;
   };
 
   return persistently(work, async (libvirt): Promise<ReportBodyOf<"begin">> => {
     const dom = await mustLookUp(libvirt, domain);
-    if (stripped && entries !== null && wanted !== null) {
+    if (course.stripped && entries !== null && wanted !== null) {
       await completeTree(libvirt, dom, entries, wanted, "stripped");
       await markRedefined();
     }
-    attempts += 1;
-    if (attempts > beginAttemptsMax) throw goneInBegin();
+    course.attempts += 1;
+    if (course.attempts > beginAttemptsMax) throw goneInBegin();
     const listing = await listTree(libvirt, dom);
     await mustBeUnchanged(libvirt, dom, listing, wanted);
     await mustFit(libvirt, work);
@@ -145,7 +171,7 @@ export const begin: Step<"begin"> = async (work) => {
     if (listing.snapshots.length === 0 || entries === null || wanted === null) result = await beginOrFault(callBegin);
     else {
       await work.milestone("stripping", { snapshots: listing.snapshots.length });
-      stripped = true;
+      course.stripped = true;
       // The comparison took a millisecond for each record: look once more at the last moment.
       if (!sameListing(listing, await listTree(libvirt, dom))) {
         await markRedefined();
@@ -175,7 +201,7 @@ export const begin: Step<"begin"> = async (work) => {
       strippedMs,
     };
   });
-};
+}
 
 /** A snapshot that came while the source was stripped is its owner's: it stays, and the migration goes back. */
 function mustHaveNothingAdded(wanted: Tree, live: Tree, parentless: readonly string[]): void {

@@ -73,6 +73,8 @@ export class StepHost {
   /** What a payload is read as; throws what a broken bucket throws. */
   readBlob: (blob: Blob | HandedBlob) => Promise<Uint8Array> = async () => new Uint8Array(0);
   onSleep: () => void = () => {};
+  /** Called before a bundle is fetched; throws what a bucket or a control plane that is away throws. */
+  onDownload: () => void = () => {};
   #nowMs = Date.parse("2026-11-22T10:00:00.000Z");
 
   private constructor(fake: FakeLibvirtd, libvirt: LibvirtConnection) {
@@ -161,6 +163,7 @@ export class StepHost {
       write: async () => blob,
       uploadBundle: async () => ({ key: "bundles/x" }),
       downloadBundle: async ({ sha256 }) => {
+        this.onDownload();
         const path = this.bundles.get(sha256);
         if (path === undefined) throw new Error("the bucket was asked for a bundle that it does not have");
         return path;
