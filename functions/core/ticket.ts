@@ -22,7 +22,12 @@ export function ticketOf(state: MigrationState): Ticket | null {
     epoch: ticket.epoch,
     domain: { uuid: state.domain.uuid, name: state.domain.name },
     source: { hostId: source.id, publicKey: sourceKey },
-    destination: { hostId: destination.id, publicKey: destinationKey, address: { hosts: peer.hosts, port: peer.port } },
+    destination: {
+      hostId: destination.id,
+      name: destination.name,
+      publicKey: destinationKey,
+      address: { hosts: peer.hosts, port: peer.port },
+    },
     options: state.options,
     flags,
     cookieSha256: blobs.B.sha256,

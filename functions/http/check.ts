@@ -157,7 +157,7 @@ export async function partedRefusal(
 ): Promise<FaultBody | null> {
   const address = destination.facts?.peer;
   if (address == null) return null;
-  const peer = { hostId: destination.id, publicKey: destination.publicKey, address };
+  const peer = { hostId: destination.id, name: destination.name, publicKey: destination.publicKey, address };
   const answer = await ports.sockets.query(source.id, { kind: "reachPeer", peer }, checkWaitMs);
   return answer === null || answer.ok ? null : answer.fault;
 }

@@ -102,8 +102,8 @@ function unreachable(to: Ticket["destination"], what: string, cause?: unknown): 
   return new Fault(
     {
       code: "peer.unreachable",
-      cause: `The shim of host ${to.hostId} gave no answer over the peer channel (${ways}): ${what}.`,
-      action: `Open TCP port ${port} of host ${to.hostId} for this host (its shim says at its start where it listens, and takes --peer-listen), look whether its shim runs, and try again.`,
+      cause: `The shim of host ${to.name} gave no answer over the peer channel (${ways}): ${what}.`,
+      action: `Open TCP port ${port} of host ${to.name} for this host (its shim says at its start where it listens, and takes --peer-listen), look whether its shim runs, and try again.`,
       retry: "safe",
     },
     { cause },

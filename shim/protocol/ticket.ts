@@ -8,7 +8,14 @@
  */
 import * as z from "zod/mini";
 import { sha256Schema } from "./blob.ts";
-import { domainRefSchema, migrateOptionsSchema, migrationIdSchema, type Receipt, receiptSchema } from "./command.ts";
+import {
+  domainRefSchema,
+  migrateOptionsSchema,
+  migrationIdSchema,
+  nameSchema,
+  type Receipt,
+  receiptSchema,
+} from "./command.ts";
 import { faultSchema } from "./fault.ts";
 import { hostIdSchema } from "./identity.ts";
 import { cookieBytesMax } from "./limits.ts";
@@ -16,7 +23,13 @@ import { peerAddressSchema } from "./peer-address.ts";
 import { publicKeySchema, signedTextSchema } from "./signed.ts";
 
 /** The shim at the other end: where it is, and the key that it must prove. */
-export const peerSchema = z.object({ hostId: hostIdSchema, publicKey: publicKeySchema, address: peerAddressSchema });
+export const peerSchema = z.object({
+  hostId: hostIdSchema,
+  /** For people. */
+  name: nameSchema,
+  publicKey: publicKeySchema,
+  address: peerAddressSchema,
+});
 export type Peer = z.infer<typeof peerSchema>;
 
 /** What the functions allow: this Finish, of this domain, between these two hosts, for the Prepare that made this cookie B. */

@@ -33,6 +33,7 @@ export const finishedAt = (at: string, cookie: string | null = null): PeerReply 
 
 export const destinationOf = (key: KeyObject, port: number, hosts = ["127.0.0.1"]): Ticket["destination"] => ({
   hostId: "host_DESTINATION",
+  name: "beta",
   publicKey: publicKeyOf(key),
   address: { hosts, port },
 });

@@ -35,6 +35,7 @@ export function ticketFor(
     source: { hostId: hostIds.source, publicKey: publicKeyOf(keys.source) },
     destination: {
       hostId: hostIds.destination,
+      name: "beta",
       publicKey: publicKeyOf(keys.destination),
       address: { hosts: ["127.0.0.1"], port: 16_515 },
     },
