@@ -5,10 +5,10 @@ import { mustHold } from "./expectation.ts";
 
 describe("faults together", () => {
   test("pairs of single faults, drawn", async (context) => {
-    mustHold(context, await runBatch({ type: "pairs", from: 1, runs: 1_500 }), 1_500);
+    mustHold(context, await runBatch({ type: "pairs", from: 1, runs: 1_200 }), 1_200);
   });
 
   test("swarms", async (context) => {
-    mustHold(context, await runBatch({ type: "swarm", from: 1, runs: 4_500 }), 4_500);
+    mustHold(context, await runBatch({ type: "swarm", from: 1, runs: 4_000 }), 4_000);
   });
 });
