@@ -27,16 +27,6 @@ export const knownDefects: readonly KnownDefect[] = [
       hasKind(result, "power") && text.includes("from before the guest ran on the destination"),
   },
   {
-    name: "a guest that its owner paused: Confirm is not called on the way back, so libvirt's job stays and restore waits for it",
-    shown: {
-      seed: 3,
-      scenario: "pausedAutostart",
-      fault: { at: "libvirt destination domain_migrate_finish3_params#1", kind: "refused" },
-    },
-    matches: ({ scenario }, { invariant, text }) =>
-      scenario.guest === "paused" && invariant === "I10" && text.includes("stranded in restoring"),
-  },
-  {
     name: "a Prepare of an offline domain that is not followed by Finish: libvirt's job stays, and unstage waits for it",
     shown: {
       seed: 3,
