@@ -90,7 +90,7 @@ const unreachable = (cause_: RegExp) => ({
   code: "peer.unreachable",
   retry: "safe",
   cause_,
-  action: /Open TCP port \d+ of host host_DESTINATION/,
+  action: /Open TCP port \d+ of host beta/,
 });
 
 describe("asking", { timeout }, () => {
