@@ -40,8 +40,6 @@ export interface Stranded {
   cause: string;
   /** The exact next command: UUID, NAME and MIGRATION are filled in. */
   action: string;
-  /** Why this cannot be; absent: it can. */
-  impossible?: string;
 }
 
 export type Row<A extends string> = Automatic<A> | Stranded;
