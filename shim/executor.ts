@@ -18,6 +18,7 @@ import { ticketKindOf } from "#protocol/ticket";
 import { canonical } from "./canonical.ts";
 import type { Clock } from "./clock.ts";
 import { conflictFault, refusal, runStep, sendable, staleFault, unbegunFault } from "./execution.ts";
+import { armedMilestone } from "./hand-over.ts";
 import { InspectionDesk } from "./inspection-desk.ts";
 import type { Log } from "./log.ts";
 import type { MigrationConnections } from "./migration-connections.ts";
@@ -254,6 +255,13 @@ export class Executor {
     return [...this.#lanes.values()]
       .filter((lane) => !lane.closed && (lane.running.size > 0 || lane.record.isInHandshake))
       .map((lane) => lane.record.migrationId);
+  }
+
+  /** Those that both shims are to end by their ticket, and have not yet on this host. */
+  armed(): string[] {
+    return this.records()
+      .filter((record) => record.isInHandshake && record.happened(armedMilestone))
+      .map(({ migrationId }) => migrationId);
   }
 
   /** Waits until nothing runs and nothing is queued. For tests and for a clean end. */

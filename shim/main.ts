@@ -15,7 +15,7 @@ import { systemClock } from "./clock.ts";
 import { runFromArguments } from "./command-line.ts";
 import type { Session } from "./connection.ts";
 import { describeForQuery } from "./description.ts";
-import { drainMsMax, drainUntilIdle } from "./drain.ts";
+import { drainArmedMsMax, drainMsMax, drainUntilIdle } from "./drain.ts";
 import { type Identity, identify } from "./enrolment.ts";
 import { Executor } from "./executor.ts";
 import { Grants } from "./grants.ts";
@@ -202,6 +202,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       clock,
       say: (line) => options.err(`vmferry shim: ${line}`),
       msMax: drainMsMax,
+      armedMsMax: drainArmedMsMax,
     }).then(() => stop.abort());
     const running = [shared.keep(), inventory.run(), watch.run()];
     const fault = await supervisor.run();
