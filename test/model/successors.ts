@@ -42,8 +42,7 @@ export type FaultKind =
   | "powerSource"
   | "powerDestination"
   | "guestEnds"
-  | "endsAtFinish"
-  | "fencedAfterStarted";
+  | "endsAtFinish";
 
 export const allFaults: readonly FaultKind[] = [
   "crashSource",
@@ -65,11 +64,9 @@ export const allFaults: readonly FaultKind[] = [
 /**
  * Known to break a rule, and so not among them. `endsAtFinish`: the destination loses power, or the guest ends by itself, between
  * Finish and its receipt; after a restart of the shim it looks as if the guest had never run there, and its source goes on from
- * before (I1; the simulation finds the same).
- * `fencedAfterStarted`: a person states that the destination is fenced when it has told the source alone that it runs the
- * domain; the source gives its copy up, the functions believe the person, and nobody can end it (I10).
+ * before (I1; the simulation finds the same). When the shim tells one from the other, `finishingStep` here has to as well.
  */
-export const knownFaults: readonly FaultKind[] = ["endsAtFinish", "fencedAfterStarted"];
+export const knownFaults: readonly FaultKind[] = ["endsAtFinish"];
 
 export interface Model {
   functions: FunctionsSide;
@@ -162,9 +159,7 @@ function functionsSteps(world: ModelWorld, model: Model, emit: Emit): void {
   to("the timer tries again", functions.triedAgain(number));
   for (const side of sides) {
     if (world.power[side] !== "gone") continue;
-    const isKnown = side === "destination" && world.stated === "started" && functions.state(number).receipt === null;
-    if (!isKnown || model.faults.has("fencedAfterStarted"))
-      to(`a person states that the ${side}, which is gone, is fenced`, functions.fenced(number, side));
+    to(`a person states that the ${side}, which is gone, is fenced`, functions.fenced(number, side));
     const waits = functions.commands(number, side).length > 0;
     if (waits) to("the timer gives up a step whose host is gone", functions.overdue(number));
   }
