@@ -260,7 +260,7 @@ export class Crossing {
     const head = this.head("confirm");
     const signed = receipt.signature === undefined ? signedReceipt(receipt, head) : receipt;
     const told = { ...head, cookie, receipt: signed, options: this.options, flags };
-    const ticket = ticketFor({ ...told, cookie: required(this.prepared).cookie });
+    const ticket = ticketFor({ ...told, cookie: (this.prepared ?? required(this.began)).cookie });
     return this.source.run<"confirm">({ ...told, ticket });
   }
 
