@@ -20,7 +20,7 @@ export const sourceMoments = {
   stripped: "they are taken away; they are to be given back at once",
   begun: "Begin is done and the tree is whole; Perform is asked for",
   uncalled: "Perform was asked for and cut off before libvirt was called",
-  failing: "libvirt itself has answered that Perform failed",
+  failing: "Perform has failed by libvirt's own answer",
   performing: "Perform was called, and its answer is lost",
   performed: "Perform has succeeded, its result is kept, and no receipt is here",
   givingUp: "a receipt says that the domain runs on the destination",

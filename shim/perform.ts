@@ -282,7 +282,7 @@ async function settledState(work: Work<"perform">, moment: SourceMoment): Promis
     const row = sourceRow(work, probe, { moment });
     const action = overdue(row, waitedMs) ?? row.do;
     if (action === "handOver" || action === "callOff") return stateOf(probe);
-    if (action === "leave") return undefined;
+    if (action === "onlyHandOver") return undefined;
     if (action === "abortJob") await abortOutgoing(await work.inventory(), uuid).catch(() => false);
     await work.sleep(resumedLookMs);
   }

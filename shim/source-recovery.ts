@@ -19,7 +19,7 @@ import { type Automatic, type Row, type Rows, strandFault } from "./recovery.ts"
  * - `abortJob`: our job, which nobody can end properly any more, is aborted; then it is looked again.
  * - `handOver`: the destination is told how Perform ended; the domain stays as it is until its receipt is here.
  * - `withdraw`: as `handOver`, but the destination is asked to end its copy although Perform has succeeded.
- * - `leave`: the destination is asked to end its copy; here nothing is done whatever it says.
+ * - `onlyHandOver`: the same, and here nothing is done whatever the destination says: a job that is not to be ended is in the way.
  * - `giveUp`: Confirm, and the definition goes.
  * - `takeBack`: Confirm (cancelled), and the guest is resumed.
  * - `endJob`: Confirm (cancelled) takes libvirt's job off; the guest stays paused as its owner left it.
@@ -37,7 +37,7 @@ export type SourceAction =
   | "abortJob"
   | "handOver"
   | "withdraw"
-  | "leave"
+  | "onlyHandOver"
   | "giveUp"
   | "takeBack"
   | "endJob"
@@ -212,9 +212,9 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
     running: settled,
     ownerPaused: settled,
     migrationPaused: ending("handOver", resumedMsMax),
-    outgoing: ending("leave", endingMsMax),
-    outgoingPaused: ending("leave", endingMsMax),
-    outgoingOwnerPaused: ending("leave", endingMsMax),
+    outgoing: ending("onlyHandOver", endingMsMax),
+    outgoingPaused: ending("onlyHandOver", endingMsMax),
+    outgoingOwnerPaused: ending("onlyHandOver", endingMsMax),
     incoming: settled,
     otherJob: settled,
   },
@@ -224,9 +224,9 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
     running: settled,
     ownerPaused: settled,
     migrationPaused: settled,
-    outgoing: orphan("leave", endingMsMax),
+    outgoing: orphan("onlyHandOver", endingMsMax),
     outgoingPaused: orphan("handOver", undoneMsMax),
-    outgoingOwnerPaused: orphan("leave", endingMsMax),
+    outgoingOwnerPaused: orphan("onlyHandOver", endingMsMax),
     incoming: settled,
     otherJob: settled,
   },

@@ -21,6 +21,8 @@ const actions: Record<Action, string> = {
   lookAgain: "It is looked again.",
   abortJob: "The job is aborted, and it is looked again.",
   handOver: "The destination is told how Perform ended; the domain stays as it is until the receipt is here.",
+  onlyHandOver:
+    "The destination is told that Perform has failed; here nothing is done while the job lasts, whatever the receipt says.",
   withdraw: "The destination is asked to end its copy although Perform has succeeded.",
   leave: "It is left alone.",
   giveUp: "Confirm; the source's copy and its definition go.",
@@ -74,6 +76,8 @@ ends by itself, or it is *stranded*, says what is known of both sides, and names
 | the connection to libvirt was lost | the same as a restart of the shim, for this migration |
 | the source's host was rebooted | the guest is lost there (\`inactive\`, or \`absent\` if it was transient); before Perform had ended the migration goes back, after it the destination's journal decides |
 | the destination's host was rebooted | the incoming guest is gone, and what was staged is \`inactive\`; the source goes on by a receipt that says so |
+
+In what a person is told, \`UUID\`, \`NAME\` and \`MIGRATION\` are filled in, and the facts of both sides stand beside it.
 
 Between Prepare and the decision of Finish there is nothing to recover on the destination: the incoming domain is there
 and waits, or it went with its connection, and then the functions are told.
