@@ -4,6 +4,7 @@
  */
 import * as z from "zod/mini";
 import { type Command, type CommandKind, finalCommands, type Report } from "#protocol/command";
+import { performRefused } from "./perform-watch.ts";
 import type { JournalEntry } from "./ports.ts";
 
 /** Milestone by which a command states that it holds a libvirt connection, and which one. */
@@ -98,9 +99,10 @@ export class MigrationRecord {
   }
 
   /** True from Begin or Prepare on, until libvirt holds nothing any more for this migration: this side has finished or
-   *  confirmed, or its part has ended. What is left then (a report, settling) a later process does as well. */
+   *  confirmed, or has refused Perform, or its part has ended. What is left then (a report, settling) a later process does as well. */
   get isInHandshake(): boolean {
-    if (this.hasEnded || this.happened("finished") || this.happened("confirmed")) return false;
+    if (this.hasEnded || this.happened("finished") || this.happened("confirmed") || this.happened(performRefused))
+      return false;
     return [...this.#intents.values()].some((command) => bindingKinds.has(command.kind));
   }
 

@@ -256,6 +256,14 @@ describe("SIGTERM", () => {
     assert.equal(process.executor.record(id)?.unacknowledged().length, 1);
   });
 
+  test("after a Perform that was refused waits for nobody: the guest runs, and the way back needs no hurry", async () => {
+    it.peers.arm = () => refused("destination.lost");
+    const [process] = await it.shim();
+    await process.run(performing);
+    assert.deepEqual(await drained(process, () => {}), []);
+    assert.deepEqual(process.executor.armed(), []);
+  });
+
   test("with the channel broken goes on asking, and ends once the source has confirmed", async () => {
     const [process, watch] = await it.parted();
     let looks = 0;
