@@ -38,7 +38,7 @@ export const stepsOf: Record<CommandKind, readonly Step[]> = {
   abort: ["performing"],
   finish: ["finishing", "abortingFinish"],
   confirm: ["confirming", "abortingConfirm", "sweeping"],
-  settle: ["settling"],
+  settle: ["settling", "sweeping"],
   restore: ["restoring", "sweeping"],
   unstage: ["unstaging", "sweeping"],
   restoreBundle: [],

@@ -96,9 +96,11 @@ function withoutDestination(draft: Draft): Draft {
 export function swept(draft: Draft, pending: Pending, result: Report["result"]): Draft {
   const { side } = pending;
   if (!result.ok) return sweepAgain(draft, pending.kind, side, result.fault.cause);
-  const noted = note(change(draft, { pending: [], sweep: draft.state.sweep.slice(1) }), {
+  // What could not be looked at on the fenced host has been, now: the migration is what it was on the way to be.
+  const settled = result.body.kind === "settle" ? ({ status: "completed", failure: null } as const) : {};
+  const noted = note(change(draft, { ...settled, pending: [], sweep: draft.state.sweep.slice(1) }), {
     side,
-    note: `${draft.state[side].name} is back and has swept what it kept (${pending.kind})`,
+    note: `${draft.state[side].name} is back and has done what it owed (${pending.kind})`,
   });
   const [next] = noted.state.sweep;
   return next === undefined ? done(noted) : issue(noted, next);

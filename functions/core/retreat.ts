@@ -53,10 +53,10 @@ export function settleDestination(draft: Draft): Draft {
   if (!isFenced(draft, "destination")) return enter(draft, "settling", "settle");
   const { destination } = draft.state;
   return end(
-    fail(draft, {
+    fail(owe(draft, "settle"), {
       code: "settle.failed",
       cause: `The domain had arrived on ${destination.name}, which was fenced before its tree was verified.`,
-      action: `When ${destination.name} is back, start the domain there and compare its snapshots with: vmferry bundle show.`,
+      action: `When ${destination.name} is back, its shim verifies the tree by itself; then start the domain there.`,
       retry: "person",
       phase: draft.state.step,
       side: "destination",

@@ -460,8 +460,8 @@ describe("a person's word for a fenced host", () => {
     const made = { id, kind: "confirm", side: "source", issuedAt: at, deadlineAt: at } as const;
     const body = { kind: "confirm", source: "gone", receipt: receipt("started") } as const;
     state = transition(stated.state, { type: "reported", at, report: success(stated.state, made, body) }).state;
-    assert.deepEqual([state.step, state.status, state.receipt?.outcome], ["ended", "stranded", "started"]);
-    assert.match(state.failure?.action ?? "", /start the domain there|goes on/);
+    assert.deepEqual([state.step, state.status, state.receipt?.outcome], ["sweeping", "stranded", "started"]);
+    assert.match(state.failure?.action ?? "", /goes on on its source|start the domain there/);
   });
 
   test("is taken only where a silent host can hold up the end", () => {
