@@ -269,6 +269,8 @@ function runningStep(world: ModelWorld, functions: FunctionsSide, rules: Rules, 
           next.source.memory.told = stated;
           next.source.memory.position = "acting";
         });
+      // What is in the journal needs no answer any more.
+      if (journal.receipt !== "") return;
       emit("the source hears no receipt for a while", (next) => {
         if (rules.silenceIsNoAnswer) {
           endPerform(next, rules);
