@@ -194,8 +194,12 @@ describe("the destination is gone", () => {
   test("settling: the guest is on a host that is gone, and that is said", async () => {
     await upTo("settle");
     await resolve("destination");
-    await restsWith("stranded");
-    assert.match((await load()).failure?.action ?? "", /start the domain there/);
+    const { step, status, failure } = await load();
+    assert.deepEqual([step, status], ["sweeping", "stranded"]);
+    assert.match(failure?.action ?? "", /start the domain there/);
+    // Back again, it says what nobody could look at: the tree is whole.
+    await answer("destination", "settle", one("settle"));
+    await restsWith("completed");
   });
 
   test("unstaging: the end comes at once, the sweep when it returns", async () => {
