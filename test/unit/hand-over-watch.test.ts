@@ -154,7 +154,9 @@ describe("the channel is broken after Perform", () => {
       throw new Refusal(ErrorCode.OPERATION_FAILED, ErrorDomain.QEMU, "no room");
     };
     const [process, watch] = await it.shim();
-    await process.run(performing, make("restore", { epoch: 2 }));
+    await process.run(performing);
+    await process.run(make("restore", { epoch: 2 }));
+    assert.equal(it.peers.handOvers.length > 0, true);
     const asked = it.peers.asked.length;
     it.host.pauseByMigration();
     it.peers.handOver = () => finished("destroyed");
