@@ -73,6 +73,11 @@ const stateStarted = row(
 const neverRan = row("stateDestroyed", "rolledBack", "no QEMU is left here; what is defined is what was staged");
 const settle = row("settle", "completed", "it has arrived; what it does since is its owner's business");
 const endIncoming = row("endIncoming", "rolledBack", "Finish was never called for it, so it has never run here");
+const endArrival = row(
+  "endIncoming",
+  "rolledBack",
+  "nothing of it runs, but libvirt's job holds the definition until Finish",
+);
 const sweep = row("sweep", "rolledBack", "it is this migration's definition, and nothing runs by it");
 const sweepIfProven = row(
   "sweepIfProven",
@@ -229,6 +234,18 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   sweeping: {
     absent: done,
     inactive: sweep,
+    running: arrivedAnyway,
+    ownerPaused: arrivedAnyway,
+    migrationPaused: endIncoming,
+    outgoing: arrivedAnyway,
+    outgoingPaused: arrivedAnyway,
+    outgoingOwnerPaused: arrivedAnyway,
+    incoming: endIncoming,
+    otherJob: arrivedAnyway,
+  },
+  sweepingArrival: {
+    absent: done,
+    inactive: endArrival,
     running: arrivedAnyway,
     ownerPaused: arrivedAnyway,
     migrationPaused: endIncoming,

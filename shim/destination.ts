@@ -276,9 +276,10 @@ export const unstage: Step<"unstage"> = async (work) => {
   const { domain, bundle } = work.command;
   try {
     let removed = await cancelIncoming(work);
+    const moment = destinationMoment(work.history, { kind: "unstage", ended: removed });
     await persistently(work, async (libvirt) => {
       const probe = await probeDomain(libvirt, domain.uuid);
-      const row = destinationRow(work, probe);
+      const row = destinationRow(work, probe, { moment });
       // Arrived since `cancelIncoming` looked: whose it is has to be asked again.
       if (row.do === "endIncoming") throw activeHere(domain);
       const isOurs =

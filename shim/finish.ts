@@ -144,13 +144,16 @@ async function settledOutcome(
 export async function cancelIncoming(work: CancelWork): Promise<boolean> {
   const { domain } = work.command;
   const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
-  if (destinationRow(work, probe).do !== "endIncoming") return false;
+  const row = destinationRow(work, probe);
+  if (row.do !== "endIncoming") return false;
   if (decisionOf(work.history) === null) await work.milestone("finishing", { cancelled: true });
-  const options: MigrateOptions = { offline: false, unsafe: false, autoConverge: false, bandwidthMiBps: null };
-  const flags = MigrateFlag.LIVE | MigrateFlag.PERSIST_DEST;
+  // Offline, nothing shows whether Finish has been called: then it is, once more.
+  const offline = row.found === "inactive";
+  const options: MigrateOptions = { offline, unsafe: false, autoConverge: false, bandwidthMiBps: null };
+  const flags = MigrateFlag.PERSIST_DEST | (offline ? MigrateFlag.OFFLINE : MigrateFlag.LIVE);
   const readCookie = async () => new Uint8Array(0);
   const call = { uuid: domain.uuid, name: domain.name, options, flags, readCookie, cancelled: true };
-  const { receipt } = await finishAs(work, call, true);
+  const { receipt } = await finishAs(work, call, !offline);
   if (receipt.outcome === "destroyed") return true;
   // It was taken over after all: the row of what it shows now says what a person has to do.
   const now = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));

@@ -44,6 +44,7 @@ export const destinationMoments = {
   cancellingCut: "the same, and the incoming domain's connection is lost or Finish was refused",
   settling: "Finish has started the domain; it is to be settled",
   sweeping: "the way back is asked for, and this migration staged a definition",
+  sweepingArrival: "the way back is asked for, and Prepare was called for a domain that is not running",
   sweepingDecided: "the way back is asked for, and Finish was decided before",
   sweepingForeign: "the way back is asked for, and this migration made nothing here",
   sweepingUnproven: "the way back is asked for, and the journal does not say whose a definition is",
@@ -151,11 +152,21 @@ export function decidedMoment(of: { cancelled: boolean; cut: boolean; offline: b
   return of.cut ? "finishingCut" : "finishing";
 }
 
-/** Where the destination stands when it goes about `kind`, which is not Finish. */
-export function destinationMoment(history: History, { kind }: { kind: CommandKind }): DestinationMoment {
+/** Prepare was called for a domain that is not running: no QEMU shows it, but libvirt's job is there until Finish. */
+const isArriving = (history: History) =>
+  hasMilestone(history, "preparing") &&
+  finishedOf(history) === null &&
+  history.some((entry) => entry.type === "intent" && entry.command.kind === "prepare" && entry.command.options.offline);
+
+/** Where the destination stands when it goes about `kind`, which is not Finish. `ended`: what was incoming has been ended. */
+export function destinationMoment(
+  history: History,
+  { kind, ended = false }: { kind: CommandKind; ended?: boolean },
+): DestinationMoment {
   const decision = decisionOf(history);
   if (kind === "unstage") {
     if (decision?.cancelled === false) return "sweepingDecided";
+    if (!ended && isArriving(history)) return "sweepingArrival";
     if (hasMilestone(history, "staging")) return "sweeping";
     if (hasMilestone(history, "preparing")) return "sweepingUnproven";
     return wasAsked(history, "stage") || wasAsked(history, "prepare") ? "sweepingForeign" : "sweepingUnproven";

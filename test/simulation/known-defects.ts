@@ -26,16 +26,6 @@ export const knownDefects: readonly KnownDefect[] = [
     matches: (result, { text }) =>
       hasKind(result, "power") && text.includes("from before the guest ran on the destination"),
   },
-  {
-    name: "a Prepare of an offline domain that is not followed by Finish: libvirt's job stays, and unstage waits for it",
-    shown: {
-      seed: 3,
-      scenario: "offline",
-      fault: { at: "disk destination milestone adopted#1", kind: "diskFull" },
-    },
-    matches: ({ scenario }, { invariant, text }) =>
-      scenario.guest === "offline" && invariant === "I10" && text.includes("stranded in unstaging"),
-  },
 ];
 
 export function knownDefectOf(result: RunResult, violation: Violation): string | null {

@@ -333,4 +333,16 @@ describe("the destination", () => {
     host.state = DomainState.SHUTOFF;
     assert.equal((await host.run(unstage, unstaging())).removed, true);
   });
+
+  test("a domain that is not running was prepared, and Finish was never called: libvirt's job is ended, then it is swept", async () => {
+    host.present = false;
+    await host.run(stage, { ...(make("stage") as CommandOf<"stage">), domain, bundle });
+    host.fake.answer(p.domainMigratePrepare3Params, () => ({ cookieOut: new Uint8Array(0), uriOut: null }));
+    host.readBlob = async () => Buffer.from(domainXml);
+    const preparing = make("prepare") as CommandOf<"prepare">;
+    await host.run(prepare, { ...preparing, domain, options: { ...preparing.options, offline: true } });
+    host.calls.length = 0;
+    assert.equal((await host.run(unstage, unstaging())).removed, true);
+    assert.deepEqual(host.calls, ["finish cancelled", "undefine"]);
+  });
 });
