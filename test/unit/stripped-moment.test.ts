@@ -7,6 +7,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { procedures as p } from "#libvirt/procedures";
 import type { BundleRef } from "#protocol/blob";
 import type { CommandOf } from "#protocol/command";
 import { Fault } from "#protocol/fault";
@@ -176,6 +177,19 @@ describe("what is needed is away", () => {
       failing -= 1;
     };
     await host.run(begin, beginning(), true);
+    assert.equal(await treeSha256(), bundle.treeSha256);
+  });
+
+  test("libvirt's daemon is away for longer than a step has patience: the same", async () => {
+    await dieAt("delete web", "after");
+    let failing = 620;
+    host.fake.answer(p.domainListAllCheckpoints, (_, client) => {
+      failing -= 1;
+      if (failing > 0) client.drop();
+      return { checkpoints: [], ret: 0 };
+    });
+    await host.run(begin, beginning(), true);
+    assert.ok(failing <= 0);
     assert.equal(await treeSha256(), bundle.treeSha256);
   });
 
