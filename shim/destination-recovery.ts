@@ -71,6 +71,11 @@ const stateStarted = row(
   "it was taken over: an incoming domain that failed would be gone",
 );
 const neverRan = row("stateDestroyed", "rolledBack", "no QEMU is left here; what is defined is what was staged");
+const hasRun = row(
+  "stateStarted",
+  "completed",
+  "its guest has run here, so it was taken over; that it has ended is its own doing",
+);
 const settle = row("settle", "completed", "it has arrived; what it does since is its owner's business");
 const endIncoming = row("endIncoming", "rolledBack", "Finish was never called for it, so it has never run here");
 const endArrival = row(
@@ -105,6 +110,12 @@ const arrivedAnyway: DestinationRow = {
   cause: '"NAME" runs on the destination, although it was to be given up there. It was not touched.',
   action: `${lookAtBoth} With it stopped here (\`virsh destroy UUID\`), the way back goes on by itself.`,
 };
+const mayHaveRun: DestinationRow = {
+  do: "strand",
+  cause: 'The destination has booted in the instant of Finish: nobody can say whether "NAME" ran on it before.',
+  action:
+    "Look whether it wrote to its disks there (their times, the guest's own log). If it ran: `virsh start UUID` on the destination. If not: `virsh undefine UUID --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm` there, and it goes on on its source. Either way the migration then ends by itself.",
+};
 const decidedToStart: DestinationRow = {
   do: "strand",
   cause: '"NAME" is active on the destination, where Finish was decided. It was not touched.',
@@ -126,6 +137,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   untouched: {
     absent: stage,
     inactive: defined,
+    endedItself: defined,
     running: active,
     ownerPaused: active,
     migrationPaused: active,
@@ -138,6 +150,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   staging: {
     absent: stage,
     inactive: stageOver,
+    endedItself: stageOver,
     running: active,
     ownerPaused: active,
     migrationPaused: active,
@@ -150,6 +163,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   preparing: {
     absent: prepare,
     inactive: prepare,
+    endedItself: prepare,
     running: dying,
     ownerPaused: dying,
     migrationPaused: dying,
@@ -162,6 +176,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   finishing: {
     absent: neverRan,
     inactive: neverRan,
+    endedItself: hasRun,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: callFinish,
@@ -174,6 +189,24 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   finishingCut: {
     absent: neverRan,
     inactive: neverRan,
+    endedItself: hasRun,
+    running: stateStarted,
+    ownerPaused: stateStarted,
+    migrationPaused: undecided,
+    outgoing: stateStarted,
+    outgoingPaused: stateStarted,
+    outgoingOwnerPaused: stateStarted,
+    incoming: undecided,
+    otherJob: stateStarted,
+  },
+  finishingBooted: {
+    absent: row(
+      "stateDestroyed",
+      "rolledBack",
+      "Finish writes the definition before the guest runs, and a staged one that is gone was taken away by a person",
+    ),
+    inactive: mayHaveRun,
+    endedItself: hasRun,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: undecided,
@@ -186,6 +219,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   arriving: {
     absent: neverRan,
     inactive: row("stateStarted", "completed", "a definition is all that arrives of a domain that is not running"),
+    endedItself: row("stateStarted", "completed", "a definition is all that arrives of a domain that is not running"),
     running: undecided,
     ownerPaused: undecided,
     migrationPaused: undecided,
@@ -198,6 +232,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   cancelling: {
     absent: neverRan,
     inactive: neverRan,
+    endedItself: hasRun,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: callFinish,
@@ -210,6 +245,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   cancellingCut: {
     absent: neverRan,
     inactive: neverRan,
+    endedItself: hasRun,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: undecided,
@@ -222,6 +258,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   settling: {
     absent: vanished,
     inactive: settle,
+    endedItself: settle,
     running: settle,
     ownerPaused: settle,
     migrationPaused: notTakenOver,
@@ -234,6 +271,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   sweeping: {
     absent: done,
     inactive: sweep,
+    endedItself: sweep,
     running: arrivedAnyway,
     ownerPaused: arrivedAnyway,
     migrationPaused: endIncoming,
@@ -246,6 +284,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   sweepingArrival: {
     absent: done,
     inactive: endArrival,
+    endedItself: endArrival,
     running: arrivedAnyway,
     ownerPaused: arrivedAnyway,
     migrationPaused: endIncoming,
@@ -258,6 +297,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   sweepingDecided: {
     absent: done,
     inactive: sweep,
+    endedItself: sweep,
     running: decidedToStart,
     ownerPaused: decidedToStart,
     migrationPaused: decidedToStart,
@@ -270,6 +310,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   sweepingForeign: {
     absent: done,
     inactive: leave,
+    endedItself: leave,
     running: leave,
     ownerPaused: leave,
     migrationPaused: leave,
@@ -282,6 +323,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   sweepingUnproven: {
     absent: done,
     inactive: sweepIfProven,
+    endedItself: sweepIfProven,
     running: arrivedAnyway,
     ownerPaused: arrivedAnyway,
     migrationPaused: endIncoming,

@@ -56,7 +56,7 @@ export const finish: Step<"finish"> = async (work) => {
   if (decided === null) {
     // Before the decision: a cookie that is altered or gone leaves everything open, the way back too.
     await readCookie();
-    await work.milestone("finishing", { cancelled });
+    await work.milestone("finishing", { cancelled, bootId: work.seal.bootId });
   }
   const call = { uuid: domain.uuid, name: domain.name, options, flags, readCookie, cancelled: standing };
   return finishAs(work, call, work.resumed || decided !== null);
@@ -127,7 +127,10 @@ async function settledOutcome(
   { uuid, options: { offline }, cancelled }: FinishCall,
   cut: boolean,
 ): Promise<Receipt["outcome"] | null> {
-  const moment = decidedMoment({ cancelled, cut, offline });
+  // Decided by this very run, it is decided in this boot.
+  const { bootId } = decisionOf(work.history) ?? {};
+  const booted = bootId !== undefined && bootId !== work.seal.bootId;
+  const moment = decidedMoment({ cancelled, cut, offline, booted });
   for (let waitedMs = 0; ; waitedMs += lookMs) {
     const row = destinationRow(work, await probeDomain(libvirt, uuid), { moment });
     if (row.do === "stateStarted") return "started";
@@ -146,7 +149,8 @@ export async function cancelIncoming(work: CancelWork): Promise<boolean> {
   const probe = await persistently(work, (libvirt) => probeDomain(libvirt, domain.uuid));
   const row = destinationRow(work, probe);
   if (row.do !== "endIncoming") return false;
-  if (decisionOf(work.history) === null) await work.milestone("finishing", { cancelled: true });
+  if (decisionOf(work.history) === null)
+    await work.milestone("finishing", { cancelled: true, bootId: work.seal.bootId });
   // Offline, nothing shows whether Finish has been called: then it is, once more.
   const offline = row.found === "inactive";
   const options: MigrateOptions = { offline, unsafe: false, autoConverge: false, bandwidthMiBps: null };

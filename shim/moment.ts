@@ -4,6 +4,7 @@
  * daemon, the connection between them, the host.
  */
 import * as z from "zod/mini";
+import { ShutoffReason } from "#libvirt/constants";
 import { blobSchema } from "#protocol/blob";
 import { type CommandKind, type Receipt, receiptSchema } from "#protocol/command";
 import { handedOf, statedOf } from "./hand-over.ts";
@@ -39,6 +40,7 @@ export const destinationMoments = {
   preparing: "Prepare was cut off: its incoming domain goes with the lost connection",
   finishing: "Finish was decided, and its end is not known",
   finishingCut: "the same, and the incoming domain's connection is lost or Finish was refused",
+  finishingBooted: "Finish was decided, its end is not known, and this host has booted since",
   arriving: "Finish was decided for a domain that is not running, and was refused",
   cancelling: "giving up was decided, and its end is not known",
   cancellingCut: "the same, and the incoming domain's connection is lost or Finish was refused",
@@ -55,6 +57,7 @@ export type DestinationMoment = keyof typeof destinationMoments;
 export const founds = {
   absent: "libvirt does not know it",
   inactive: "defined, not running",
+  endedItself: "defined, not running: its guest has run here, and shut down or crashed",
   running: "running",
   ownerPaused: "paused, not by a migration",
   migrationPaused: "paused by a migration, no job",
@@ -66,9 +69,12 @@ export const founds = {
 } as const;
 export type Found = keyof typeof founds;
 
+/** Why libvirt says a domain is shut off when its own guest has run until then; forgotten when the daemon starts again. */
+const ranHere: ReadonlySet<number> = new Set([ShutoffReason.SHUTDOWN, ShutoffReason.CRASHED, ShutoffReason.SAVED]);
+
 export function foundOf(probe: Probe): Found {
   if (!probe.present) return "absent";
-  if (!probe.active) return "inactive";
+  if (!probe.active) return ranHere.has(probe.reason) ? "endedItself" : "inactive";
   if (probe.job === "incoming") return "incoming";
   if (probe.job === "outgoing" && probe.pausedByMigration) return "outgoingPaused";
   if (probe.job === "outgoing") return probe.state === "paused" ? "outgoingOwnerPaused" : "outgoing";
@@ -101,7 +107,7 @@ export function isStripped(history: History): boolean {
 const lastOf = (history: History, name: string) =>
   history.findLastIndex((entry) => entry.type === "milestone" && entry.name === name);
 
-const decisionSchema = z.object({ cancelled: z.boolean() });
+const decisionSchema = z.object({ cancelled: z.boolean(), bootId: z.optional(z.string()) });
 const finishedSchema = z.object({ receipt: receiptSchema, cookie: z.nullable(blobSchema) });
 const confirmedSchema = z.object({ outcome: z.enum(["started", "destroyed"]) });
 
@@ -145,10 +151,16 @@ export function sourceMoment(
 }
 
 /** Where the destination stands once Finish was decided. `cut`: nobody can wait for it any more. `offline`: the domain is not
- *  running. */
-export function decidedMoment(of: { cancelled: boolean; cut: boolean; offline: boolean }): DestinationMoment {
+ *  running. `booted`: this host has booted since the decision. */
+export function decidedMoment(of: {
+  cancelled: boolean;
+  cut: boolean;
+  offline: boolean;
+  booted: boolean;
+}): DestinationMoment {
   if (of.cancelled) return of.cut ? "cancellingCut" : "cancelling";
   if (of.offline) return "arriving";
+  if (of.booted) return "finishingBooted";
   return of.cut ? "finishingCut" : "finishing";
 }
 

@@ -12,6 +12,7 @@ import { type DeskExecutor, PeerDesk } from "./peer/desk.ts";
 import { signText } from "./peer/seal.ts";
 import { startPeerServer } from "./peer/server.ts";
 import type { Peers, Seal } from "./ports.ts";
+import { readBootId } from "./storage.ts";
 
 export interface PeerSide {
   seal: Seal;
@@ -32,9 +33,11 @@ export async function openPeerSide(parts: {
 }): Promise<PeerSide> {
   const { identity, clock, log } = parts;
   const told = parts.advertise === undefined ? null : endpointOf(parts.advertise);
+  const bootId = await readBootId();
   const seal: Seal = {
     hostId: identity.hostId,
     publicKey: identity.publicKey,
+    bootId,
     sign: (text) => signText(identity.key, text),
     controlKey: () => identity.controlKey,
     peerAddress: () => told ?? server.address,

@@ -69,6 +69,8 @@ export interface Seal {
   /** Of the key that enrolment bound to this host; raw, base64url. */
   publicKey: string;
   sign(text: string): string;
+  /** Another one after each boot of the machine: what was in memory before is gone. */
+  bootId: string;
   /** The key by which the control plane signs tickets; null: this host was never told one. */
   controlKey(): string | null;
   /** Where this host's own peer channel listens; null: nowhere. */

@@ -149,6 +149,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   untouched: {
     absent: gone,
     inactive: goOn,
+    endedItself: goOn,
     running: goOn,
     ownerPaused: goOn,
     migrationPaused: theirs,
@@ -161,6 +162,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   stripping: {
     absent: gone,
     inactive: complete,
+    endedItself: complete,
     running: complete,
     ownerPaused: complete,
     migrationPaused: complete,
@@ -173,6 +175,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   stripped: {
     absent: gone,
     inactive: complete,
+    endedItself: complete,
     running: complete,
     ownerPaused: complete,
     migrationPaused: complete,
@@ -185,6 +188,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   begun: {
     absent: notMovable,
     inactive: notMovable,
+    endedItself: notMovable,
     running: goOn,
     ownerPaused: goOn,
     migrationPaused: notMovable,
@@ -197,6 +201,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   uncalled: {
     absent: notCalled,
     inactive: notCalled,
+    endedItself: notCalled,
     running: notCalled,
     ownerPaused: notCalled,
     migrationPaused: notCalled,
@@ -209,6 +214,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   failing: {
     absent: settled,
     inactive: settled,
+    endedItself: settled,
     running: settled,
     ownerPaused: settled,
     migrationPaused: ending("handOver", resumedMsMax),
@@ -221,6 +227,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   performing: {
     absent: settled,
     inactive: settled,
+    endedItself: settled,
     running: settled,
     ownerPaused: settled,
     migrationPaused: settled,
@@ -233,6 +240,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   performed: {
     absent: handOn,
     inactive: handOn,
+    endedItself: handOn,
     running: resumedByHand,
     ownerPaused: handOn,
     migrationPaused: handOn,
@@ -245,6 +253,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   givingUp: {
     absent: isGivenUp,
     inactive: giveUp,
+    endedItself: giveUp,
     running: twice,
     ownerPaused: giveUp,
     migrationPaused: giveUp,
@@ -257,6 +266,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   givenUp: {
     absent: isGivenUp,
     inactive: isGivenUp,
+    endedItself: isGivenUp,
     running: isGivenUp,
     ownerPaused: isGivenUp,
     migrationPaused: isGivenUp,
@@ -269,6 +279,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   takingBack: {
     absent: lost,
     inactive: keep,
+    endedItself: keep,
     running: keep,
     ownerPaused: keep,
     migrationPaused: takeBack,
@@ -281,6 +292,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   takenBack: {
     absent: lost,
     inactive: keep,
+    endedItself: keep,
     running: keep,
     ownerPaused: keep,
     migrationPaused: keep,
@@ -293,6 +305,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   restoring: {
     absent: reportAbsent,
     inactive: restoreTree,
+    endedItself: restoreTree,
     running: restoreTree,
     ownerPaused: restoreTree,
     migrationPaused: undecided,
@@ -305,6 +318,7 @@ export const sourceRecovery: Readonly<Record<SourceMoment, Rows<SourceAction>>> 
   restoringFree: {
     absent: reportAbsent,
     inactive: restoreTree,
+    endedItself: restoreTree,
     running: restoreTree,
     ownerPaused: restoreTree,
     migrationPaused: restoreTree,

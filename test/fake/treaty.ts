@@ -16,6 +16,7 @@ export const hostIds = {
 export const sealOf = (side: "source" | "destination"): Seal => ({
   hostId: hostIds[side],
   publicKey: publicKeyOf(keys[side]),
+  bootId: "boot 1",
   sign: (text) => signText(keys[side], text),
   controlKey: () => publicKeyOf(keys.control),
   peerAddress: () => ({ hosts: ["127.0.0.1"], port: 16_515 }),

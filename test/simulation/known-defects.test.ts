@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { scenarios } from "./batch.ts";
-import { knownDefects } from "./known-defects.ts";
+import { knownDefects, repairedDefects } from "./known-defects.ts";
 import { plainScenario } from "./scene.ts";
 import { runSingle } from "./singles.ts";
 
@@ -13,5 +13,14 @@ describe("known defects are still there, or have to be taken out of the list", (
       const [violation] = result.violations;
       assert.ok(violation, `repaired? ${result.status}`);
       assert.ok(matches(result, violation), `${violation.invariant}: ${violation.text}`);
+    });
+});
+
+describe("repaired defects stay repaired", () => {
+  for (const { name, shown } of repairedDefects)
+    test(name, async () => {
+      const result = await runSingle(shown.seed, scenarios[shown.scenario] ?? plainScenario, shown.fault);
+      assert.equal(result.injected.length, 1, "the fault has a place");
+      assert.deepEqual(result.violations, []);
     });
 });

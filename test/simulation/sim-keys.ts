@@ -40,6 +40,7 @@ const sign = (who: keyof typeof keys, text: string): string => {
 export const sealOf = (side: SideName): Seal => ({
   hostId: hosts[side].id,
   publicKey: publicKeys[side],
+  bootId: "boot 1",
   sign: (text) => sign(side, text),
   controlKey: () => publicKeys.control,
   peerAddress: () => ({ hosts: [hosts[side].name], port: 16_515 }),

@@ -210,6 +210,9 @@ export class SimLibvirtd {
     }
   }
 
+  /** How often this host has booted. */
+  boots = 1;
+
   losePower(): void {
     if (!this.hasPower) return;
     this.hasPower = false;
@@ -231,6 +234,7 @@ export class SimLibvirtd {
   regainPower(): void {
     if (this.hasPower) return;
     this.hasPower = true;
+    this.boots += 1;
     this.isUp = true;
     this.world.note(`${this.side} boots`);
     for (const domain of this.domains.values())

@@ -104,7 +104,7 @@ class ShimProcess implements ShimEnd {
     files.sweep(await journal.list());
     const connect = () => daemon.connect(life);
     const shared = new SharedConnection({ connect, onOpened() {}, clock, log: silent, signal: noSignal });
-    const seal = sealOf(side);
+    const seal = { ...sealOf(side), bootId: `boot ${daemon.boots}` };
     const channel: Peers = {
       ask: (_to, request, patienceMs) => network.ask(life, seal.publicKey, request, patienceMs),
       hold: () => () => {},

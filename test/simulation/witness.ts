@@ -60,6 +60,11 @@ export class Witness {
     return this.#places?.daemons[side === "source" ? "destination" : "source"];
   }
 
+  /** Where the guest's CPU ran last. */
+  get ranAt(): SideName {
+    return this.#ranAt;
+  }
+
   newLife(daemon: SimLibvirtd): number {
     this.life += 1;
     this.ownerPaused &&= this.life === 1;

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
+import { ShutoffReason } from "#libvirt/constants";
 import type { CommandKind } from "#protocol/command";
 import { destinationRecovery } from "#shim/destination-recovery";
 import { type Found, foundOf, founds, type SourceMoment, sourceMoment } from "#shim/moment";
@@ -54,10 +55,20 @@ describe("what no row may say", () => {
     for (const { moment, found } of doing("endIncoming"))
       assert.match(
         found,
-        moment === "sweepingArrival" ? /^(inactive|incoming|migrationPaused)$/ : /^(incoming|migrationPaused)$/,
+        moment === "sweepingArrival"
+          ? /^(inactive|endedItself|incoming|migrationPaused)$/
+          : /^(incoming|migrationPaused)$/,
       );
-    for (const { found } of [...doing("sweep"), ...doing("sweepIfProven")]) assert.equal(found, "inactive");
-    for (const { found } of doing("stateDestroyed")) assert.match(found, /^(absent|inactive)$/);
+    for (const { found } of [...doing("sweep"), ...doing("sweepIfProven")])
+      assert.match(found, /^(inactive|endedItself)$/);
+    for (const { found } of doing("stateDestroyed")) assert.match(found, /^(absent|inactive|endedItself)$/);
+  });
+
+  test("I1: a guest that may have run on the destination is never said to have been destroyed there", () => {
+    const { finishing, finishingCut, finishingBooted } = destinationRecovery;
+    for (const decided of [finishing, finishingCut, finishingBooted])
+      assert.equal(decided.endedItself.do, "stateStarted");
+    assert.equal(finishingBooted.inactive.do, "strand");
   });
 
   test("what is looked at again comes to an end", () => {
@@ -133,6 +144,7 @@ test("everything that a probe can say is found as one thing", () => {
     [
       foundOf({ present: false }),
       of({ active: false, state: "shutoff" }),
+      of({ active: false, state: "shutoff", reason: ShutoffReason.SHUTDOWN }),
       of({}),
       of({ state: "paused" }),
       of(paused),
