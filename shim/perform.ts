@@ -10,6 +10,7 @@ import { LibvirtError } from "#libvirt/error";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
 import { numberOf } from "#libvirt/typed-param";
+import type { Blob } from "#protocol/blob";
 import type { DomainState, PeerEnd, ReportBodyOf } from "#protocol/command";
 import { Fault, type FaultBody } from "#protocol/fault";
 import { inlineBytesMax } from "#protocol/limits";
@@ -106,16 +107,42 @@ async function concluded(
   dom: RemoteDomain | null,
 ): Promise<ReportBodyOf<"perform">> {
   const askedAt = work.now();
-  const stated = await handOver(work, armed, handed).catch(() => null);
-  const statistics = await statisticsOf(work, dom);
-  const ended = stated === null ? null : await endBy(work, stated, askedAt);
   const bytes = Buffer.from(handed.cookie ?? "", "base64");
+  let stated = await handOver(work, armed, handed).catch(() => null);
+  let cookie: Blob | null = null;
   try {
-    return { kind: "perform", cookie: await work.payloads.write(bytes), statistics, ended };
+    if (stated === null) ({ cookie, stated } = await relayOrAsk(work, armed, handed, bytes));
   } catch (error) {
-    // Only the functions' relay needs cookie C.
-    if (ended !== null) return { kind: "perform", cookie: null, statistics, ended };
     throw new StepFault(afterPerform(error).toBody(), "paused");
+  }
+  // Where the guest goes on here, it is not kept waiting for figures.
+  const statistics = await statisticsOf(work, stated?.receipt.outcome === "destroyed" ? null : dom);
+  if (stated === null) return { kind: "perform", cookie, statistics, ended: null };
+  const ended = await endBy(work, stated, askedAt);
+  // Only the functions' relay needs cookie C; for the record it is sent if it can be.
+  cookie = await work.payloads.write(bytes).catch(() => null);
+  return { kind: "perform", cookie, statistics, ended };
+}
+
+/** Between two askings while the bucket is waited for; the guest is stopped. */
+const relayAskMs = 1_000;
+
+/** Cookie C for the functions' relay. A large one goes by the bucket; while that is away as well, the destination is asked on,
+ *  so that whoever is reached first ends it. */
+async function relayOrAsk(
+  work: Work<"perform">,
+  armed: Armed,
+  handed: Handed,
+  bytes: Uint8Array,
+): Promise<{ cookie: Blob | null; stated: Stated | null }> {
+  const writing = work.payloads.write(bytes).then((cookie) => ({ cookie, stated: null }));
+  // Looked at below, or not at all once the destination has answered.
+  writing.catch(() => {});
+  for (;;) {
+    const first = await Promise.race([writing, work.sleep(relayAskMs)]);
+    if (first !== undefined) return first;
+    const stated = await handOver(work, armed, handed).catch(() => null);
+    if (stated !== null) return { cookie: null, stated };
   }
 }
 

@@ -95,9 +95,11 @@ function withoutDestination(draft: Draft): Draft {
 /** A host that was fenced has answered what it owed. */
 export function swept(draft: Draft, pending: Pending, result: Report["result"]): Draft {
   const { side } = pending;
-  if (!result.ok) return sweepAgain(draft, pending.kind, side, result.fault.cause);
+  // A host that has finished with the migration and forgotten it keeps nothing of it.
+  const forgotten = !result.ok && result.fault.code === "epoch.stale";
+  if (!result.ok && !forgotten) return sweepAgain(draft, pending.kind, side, result.fault.cause);
   // What could not be looked at on the fenced host has been, now: the migration is what it was on the way to be.
-  const settled = result.body.kind === "settle" ? ({ status: "completed", failure: null } as const) : {};
+  const settled = result.ok && result.body.kind === "settle" ? ({ status: "completed", failure: null } as const) : {};
   const noted = note(change(draft, { ...settled, pending: [], sweep: draft.state.sweep.slice(1) }), {
     side,
     note: `${draft.state[side].name} is back and has done what it owed (${pending.kind})`,
