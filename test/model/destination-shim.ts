@@ -2,7 +2,14 @@
  * The destination's steps (destination.ts, finish.ts of the shim) and its peer desk (peer/desk.ts), cut where a crash, a lost
  * connection or somebody else's step may come in between. Its journal is the arbiter between finish and abort.
  */
-import { commandOf, commandText, type FunctionsSide, type Outcome } from "./functions-side.ts";
+import {
+  commandOf,
+  commandText,
+  type FunctionsSide,
+  type ModelCommand,
+  type Outcome,
+  triesMax,
+} from "./functions-side.ts";
 import {
   end,
   epochOf,
@@ -30,19 +37,34 @@ function useConnection({ destination }: ModelWorld): void {
 const isActive = ({ destination }: ModelWorld): boolean => destination.qemu !== "";
 
 /** outcomeOf of the shim's probe; null: an incoming domain still waits. */
-function seen({ destination }: ModelWorld): Outcome | null {
+function seen({ destination }: ModelWorld, rules: Rules): Outcome | null {
   if (destination.qemu === "running") return "started";
-  return destination.qemu === "" ? "destroyed" : null;
+  if (destination.qemu !== "") return null;
+  return destination.endedItself && rules.knowsOwnEnd ? "started" : "destroyed";
+}
+
+/** The row of `finishingBooted` that strands: defined, off, and nobody knows why. */
+const isUnknowable = ({ destination }: ModelWorld): boolean =>
+  destination.journal.booted &&
+  destination.journal.decided === "go" &&
+  destination.qemu === "" &&
+  destination.defined &&
+  !destination.endedItself;
+
+/** Real shims and functions try on for ever, each time the same; the model's last try waits instead. */
+function isLastTry({ id }: ModelCommand): boolean {
+  const [kind = "", attempt = ""] = id.split(":");
+  return Number(attempt) >= (kind === "ticketFinish" ? ownTriesMax : triesMax);
 }
 
 export function destinationSteps(world: ModelWorld, functions: FunctionsSide, rules: Rules, emit: Emit): void {
   if (world.power.destination === "gone") return;
-  if (world.destination.memory.position !== "") runningStep(world, rules, emit);
+  if (world.destination.memory.position !== "") runningStep(world, functions, rules, emit);
   deskSteps(world, rules, emit);
   forgetStep(world, functions, emit);
 }
 
-function runningStep(world: ModelWorld, rules: Rules, emit: Emit): void {
+function runningStep(world: ModelWorld, functions: FunctionsSide, rules: Rules, emit: Emit): void {
   const { memory } = world.destination;
   const command = commandOf(memory.running);
   switch (memory.position) {
@@ -55,6 +77,7 @@ function runningStep(world: ModelWorld, rules: Rules, emit: Emit): void {
           return;
         }
         destination.qemu = "incoming";
+        destination.endedItself = false;
         destination.memory.position = "prepared";
       });
       return;
@@ -76,7 +99,7 @@ function runningStep(world: ModelWorld, rules: Rules, emit: Emit): void {
       return;
     case "finishing":
     case "ending":
-      finishingStep(world, rules, emit);
+      finishingStep(world, functions, rules, emit);
       return;
     case "stating":
       emit(`the destination journals its receipt: ${memory.told}`, (next) => {
@@ -143,22 +166,35 @@ function state(world: ModelWorld, rules: Rules): void {
     breaks(world, `I7: the destination states destroyed while its copy is ${destination.qemu}`);
   if (told === "started" && !world.ran) breaks(world, "I7: the destination states started and it never ran");
   world.stated = told;
+  world.personAsked = false;
   if (destination.journal.finished === "" && rules.journalsReceipt) destination.journal.finished = told;
 }
 
 /** finishAs: looks, or calls Finish3. */
-function finishingStep(world: ModelWorld, rules: Rules, emit: Emit): void {
+function finishingStep(world: ModelWorld, functions: FunctionsSide, rules: Rules, emit: Emit): void {
   const { journal, memory } = world.destination;
   const tell = (next: ModelWorld, told: Outcome): void => {
     next.destination.memory.told = told;
     next.destination.memory.position = "stating";
   };
-  const looksFirst = (memory.looks || journal.prepareBound === 2) && seen(world) !== null;
+  const looksFirst = (memory.looks || journal.prepareBound === 2) && seen(world, rules) !== null;
   // A connection that is gone has taken an incoming domain with it, so looking always ends.
+  if (looksFirst && rules.strandsAfterBoot && isUnknowable(world)) {
+    const waits = isLastTry(commandOf(memory.running)) && functions.state(world.functions).fenced === null;
+    if (waits && world.personAsked) return;
+    emit("the destination cannot know whether the guest ran on it: a person has to look", (next) => {
+      useConnection(next);
+      next.personAsked = true;
+      if (waits) return;
+      clearWork(next);
+      end(next.destination, "fail", rules);
+    });
+    return;
+  }
   if (looksFirst) {
     emit("the destination looks how Finish ended", (next) => {
       useConnection(next);
-      tell(next, rules.looksAfterLostFinish ? (seen(next) ?? "destroyed") : "destroyed");
+      tell(next, rules.looksAfterLostFinish ? (seen(next, rules) ?? "destroyed") : "destroyed");
     });
     return;
   }
@@ -166,7 +202,7 @@ function finishingStep(world: ModelWorld, rules: Rules, emit: Emit): void {
   emit(`the destination calls Finish${cancelled ? "(cancelled)" : ""}`, (next) => {
     useConnection(next);
     const ended = finish(next, cancelled);
-    tell(next, ended ?? seen(next) ?? "destroyed");
+    tell(next, ended ?? seen(next, rules) ?? "destroyed");
   });
   if (world.faults === 0) return;
   if (!cancelled && world.destination.qemu === "whole")
@@ -234,7 +270,9 @@ function forgetStep(world: ModelWorld, functions: FunctionsSide, emit: Emit): vo
       decided: "",
       finished: "",
       prepareBound: 0,
+      booted: false,
     };
+    next.personAsked = false;
     next.destination.memory.epoch = 0;
   });
 }
@@ -243,6 +281,14 @@ function forgetStep(world: ModelWorld, functions: FunctionsSide, emit: Emit): vo
 export function noteLost(world: ModelWorld): void {
   const { epoch } = world.destination.memory;
   if (holdsIncoming(world) && !world.lost.includes(epoch)) world.lost = [...world.lost, epoch].sort();
+}
+
+/** The host has power again: what was decided was decided in another boot. */
+export function bootDestination(world: ModelWorld, rules: Rules): void {
+  const { journal } = world.destination;
+  journal.booted = journal.decided === "go" && journal.finished === "";
+  crashDestination(world, rules);
+  noteLost(world);
 }
 
 export function crashDestination(world: ModelWorld, rules: Rules): void {

@@ -48,13 +48,11 @@ function brokenAtEnd(world: ModelWorld, functions: FunctionsSide): string {
  */
 export function isAtRest(world: ModelWorld, functions: FunctionsSide): boolean {
   if (world.alone) return runsOnce(world);
-  const { step, status, fenced } = functions.state(world.functions);
+  const { step } = functions.state(world.functions);
   const { source, destination, power } = world;
   const isAway = power.source === "gone" || power.destination === "gone";
   if (step !== "ended" && !(step === "sweeping" && isAway)) return false;
-  // Stranded on a fenced host: a person was told to look there, and what its journal says is theirs to read.
-  const isQuiet = (side: "source" | "destination") =>
-    world[side].journal.forgotten || power[side] === "gone" || (status === "stranded" && fenced?.side === side);
+  const isQuiet = (side: "source" | "destination") => world[side].journal.forgotten || power[side] === "gone";
   const isFresh = source.journal.intents.length + destination.journal.intents.length === 0;
   return (isQuiet("source") && isQuiet("destination")) || isFresh;
 }

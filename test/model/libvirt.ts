@@ -92,6 +92,13 @@ export function finish(world: ModelWorld, cancelled: boolean): "started" | "dest
   return "destroyed";
 }
 
+/** The guest on the destination shuts itself down. */
+export function endGuest(world: ModelWorld): void {
+  world.destination.qemu = "";
+  world.destination.endedItself = true;
+  world.memoryLost = true;
+}
+
 export function losePower(world: ModelWorld, side: "source" | "destination"): void {
   const { source, destination } = world;
   if (side === "source") {
@@ -104,6 +111,7 @@ export function losePower(world: ModelWorld, side: "source" | "destination"): vo
     destination.memory.connected = false;
     destination.journal.prepareBound = bound(destination.journal.prepareBound);
     destination.qemu = "";
+    destination.endedItself = false;
   }
   world.power[side] = "gone";
 }

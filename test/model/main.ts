@@ -13,7 +13,9 @@ import { allFaults, type FaultKind, knownFaults } from "./successors.ts";
 const statesMax = 30_000_000;
 
 /** Faults that leave both hosts with their power and their guests. */
-const survived = allFaults.filter((kind) => !["powerSource", "powerDestination", "guestEnds"].includes(kind));
+const survived = allFaults.filter(
+  (kind) => !["powerSource", "powerDestination", "guestEnds", "endsAtFinish"].includes(kind),
+);
 
 function exploreBound(bound: Bound): void {
   const kinds = bound.kinds ?? allFaults;

@@ -45,6 +45,19 @@ export const mutants: readonly Mutant[] = [
   },
   { name: "Perform begins without arming the destination", removed: ["armsFirst"], faults: 1 },
   { name: "a lost answer of Finish means destroyed", removed: ["looksAfterLostFinish"], faults: 1 },
+  { name: "a destination that has booted says destroyed", removed: ["strandsAfterBoot"], faults: 1 },
+  {
+    name: "a guest that ended itself counts as never started",
+    removed: ["knowsOwnEnd"],
+    faults: 2,
+    kinds: ["endsAtFinish", "crashDestination"],
+  },
+  {
+    name: "nobody looks at a destination that cannot know",
+    removed: ["personLooks"],
+    faults: 1,
+    kinds: ["powerDestination", "endsAtFinish"],
+  },
   { name: "what the destination has stated is not journalled", removed: ["journalsReceipt"], faults: 1 },
   { name: "a command of a lower epoch is carried out", removed: ["checksEpoch"], faults: 1 },
   { name: "an ended migration leaves no tombstone", removed: ["keepsTombstone"], faults: 1 },
@@ -71,7 +84,7 @@ export interface Bound {
 export function check(bound: Bound, mutant?: Mutant, onLevel?: ExploreOptions["onLevel"]): Exploration {
   const functions = new FunctionsSide(mutant?.decide);
   const rules: Rules = { ...allRules, ...Object.fromEntries((mutant?.removed ?? []).map((rule) => [rule, false])) };
-  const model = { functions, rules, faults: new Set(bound.kinds ?? allFaults) };
+  const model = { functions, rules, faults: new Set(bound.kinds ?? mutant?.kinds ?? allFaults) };
   const options = { statesMax: bound.statesMax, ...(onLevel === undefined ? {} : { onLevel }) };
   return explore(firstWorld(functions.begin(), bound.faults), model, options);
 }

@@ -1,4 +1,4 @@
-/** The rules of the real shims, each of which can be removed: the checker must then find a broken invariant. */
+/** The rules of the real shims (and of the people they ask), each of which can be removed: the checker must then find a broken invariant. */
 export interface Rules {
   /** No answer of the peer is no answer (I2). Without: silence after Perform means that the destination has nothing. */
   silenceIsNoAnswer: boolean;
@@ -8,6 +8,13 @@ export interface Rules {
   confirmsByReceipt: boolean;
   /** What Finish did is read from the domain when its answer is lost (I1). Without: a lost answer means destroyed, as libvirt's own client reads it. */
   looksAfterLostFinish: boolean;
+  /** A destination that has booted since it decided to go states nothing of a domain that is off (I1): a person looks. Without:
+   *  off means destroyed. */
+  strandsAfterBoot: boolean;
+  /** A guest that libvirt says has ended by itself has run (I1). Without: off means destroyed. */
+  knowsOwnEnd: boolean;
+  /** A person whom the destination asks looks where the guest ran last, and starts or undefines it there (I10). */
+  personLooks: boolean;
   /** A command of a lower epoch is refused (I5). */
   checksEpoch: boolean;
   /** Restoring leaves a domain paused that the migration has paused (I2). Without: it is resumed. */
@@ -31,6 +38,9 @@ export const allRules: Rules = {
   armsFirst: true,
   confirmsByReceipt: true,
   looksAfterLostFinish: true,
+  strandsAfterBoot: true,
+  knowsOwnEnd: true,
+  personLooks: true,
   checksEpoch: true,
   restoreLeavesPaused: true,
   keepsTombstone: true,

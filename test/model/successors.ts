@@ -4,18 +4,21 @@
  * any order, or never.
  */
 import type { Side } from "#protocol/command";
-import { crashDestination, destinationSteps, noteLost } from "./destination-shim.ts";
+import { bootDestination, crashDestination, destinationSteps, noteLost } from "./destination-shim.ts";
 import { commandOf, type FunctionsSide } from "./functions-side.ts";
 import { conflicting, end, epochOf, isRefused, isTaken, take } from "./lane.ts";
 import {
   breaks,
   closeDestination,
   closeSource,
+  endGuest,
+  endIncoming,
   losePower,
   performBroken,
   performDone,
   restartSourceDaemon,
 } from "./libvirt.ts";
+import { personSteps } from "./person.ts";
 import type { Rules } from "./rules.ts";
 import { crashSource, sourceSteps, takeAbort } from "./source-shim.ts";
 import { copyOf, type Emit } from "./step.ts";
@@ -42,7 +45,9 @@ export type FaultKind =
   | "powerSource"
   | "powerDestination"
   | "guestEnds"
-  | "endsAtFinish";
+  | "endsAtFinish"
+  | "reasonForgotten"
+  | "incomingDies";
 
 export const allFaults: readonly FaultKind[] = [
   "crashSource",
@@ -59,14 +64,18 @@ export const allFaults: readonly FaultKind[] = [
   "powerSource",
   "powerDestination",
   "guestEnds",
+  // The destination loses power, or the guest ends by itself, between Finish and its receipt.
+  "endsAtFinish",
 ];
 
 /**
- * Known to break a rule, and so not among them. `endsAtFinish`: the destination loses power, or the guest ends by itself, between
- * Finish and its receipt; after a restart of the shim it looks as if the guest had never run there, and its source goes on from
- * before (I1; the simulation finds the same). When the shim tells one from the other, `finishingStep` here has to as well.
+ * Known to break a rule, and so not among them. `reasonForgotten`: the guest has ended by itself between Finish and its receipt,
+ * and libvirt's daemon restarts, in the same boot, before the destination's shim has looked. The daemon forgets why the domain
+ * is off, so it looks as if the guest had never run there, and its source goes on from before (I1). Only the three together.
+ * `incomingDies`: the QEMU that waits for Finish dies by itself. Libvirt gives the staged definition the same reason as a guest
+ * that has run and crashed, so the destination states that it was started, and the source's copy is given up (I7, I8).
  */
-export const knownFaults: readonly FaultKind[] = ["endsAtFinish"];
+export const knownFaults: readonly FaultKind[] = ["reasonForgotten", "incomingDies"];
 
 export interface Model {
   functions: FunctionsSide;
@@ -105,6 +114,7 @@ export function successorsOf(world: ModelWorld, model: Model): Successor[] {
   destinationSteps(world, functions, rules, emit);
   libvirtSteps(world, emit);
   powerSteps(world, model, emit);
+  personSteps(world, functions, rules, emit);
   if (world.faults > 0) faultSteps(world, model, found);
   return found;
 }
@@ -204,10 +214,7 @@ function powerSteps(world: ModelWorld, { rules }: Model, emit: Emit): void {
     emit(`the ${side} boots`, (next) => {
       next.power[side] = "returned";
       if (side === "source") crashSource(next, rules);
-      else {
-        crashDestination(next, rules);
-        noteLost(next);
-      }
+      else bootDestination(next, rules);
     });
   }
 }
@@ -255,10 +262,21 @@ function faultSteps(world: ModelWorld, model: Model, found: Successor[]): void {
     if (destination.memory.position === "prepare")
       fault("phaseFails", "Prepare fails", (next) => end(next.destination, "fail", rules));
     if (destination.qemu === "running")
-      fault(isAtFinish ? "endsAtFinish" : "guestEnds", "the guest shuts itself down on the destination", (next) => {
-        next.destination.qemu = "";
-        next.memoryLost = true;
+      fault(isAtFinish ? "endsAtFinish" : "guestEnds", "the guest shuts itself down on the destination", endGuest);
+    if (destination.qemu === "incoming" || destination.qemu === "whole")
+      fault("incomingDies", "the destination's QEMU dies before it ever ran", (next) => {
+        endIncoming(next, "its own death");
+        next.destination.endedItself = true;
       });
+    if (destination.endedItself && world.stated === "")
+      fault(
+        "reasonForgotten",
+        "libvirt's daemon on the destination restarts and forgets why the guest ended",
+        (next) => {
+          closeDestination(next);
+          next.destination.endedItself = false;
+        },
+      );
     if (!destination.journal.forgotten)
       fault("crashDestination", "the destination's shim crashes and restarts", (next) => {
         crashDestination(next, rules);

@@ -69,6 +69,8 @@ export interface DestinationHost {
     decided: "" | "go" | "cancel";
     finished: "" | Outcome;
     prepareBound: Bound;
+    /** The host has booted since it decided to go: the boot of the decision is another one than this. */
+    booted: boolean;
   };
   memory: ModelMemory & {
     told: "" | Outcome;
@@ -78,6 +80,8 @@ export interface DestinationHost {
   defined: boolean;
   /** `incoming`: waits for memory; `whole`: has it all and has never run. */
   qemu: "" | "incoming" | "whole" | "running";
+  /** Libvirt still knows that the guest has shut itself down; a boot, or a restart of its daemon, forgets why. */
+  endedItself: boolean;
 }
 
 export interface Power {
@@ -106,6 +110,8 @@ export interface ModelWorld {
   memoryLost: boolean;
   /** How the destination has stated that Finish ended. */
   stated: "" | Outcome;
+  /** The destination has said that a person has to look whether the guest ran on it. */
+  personAsked: boolean;
   /** Faults that may still happen. */
   faults: number;
   /** Broken rule, found while the step was taken. */
@@ -154,10 +160,11 @@ export function firstWorld(functions: number, faults: number): ModelWorld {
       lacksTree: false,
     },
     destination: {
-      journal: { ...journal([], []), decided: "", finished: "", prepareBound: 0 },
+      journal: { ...journal([], []), decided: "", finished: "", prepareBound: 0, booted: false },
       memory: { ...memory(), told: "", looks: false },
       defined: true,
       qemu: "",
+      endedItself: false,
     },
     power: { source: "", destination: "" },
     late: { source: [], destination: [] },
@@ -167,6 +174,7 @@ export function firstWorld(functions: number, faults: number): ModelWorld {
     ran: false,
     memoryLost: false,
     stated: "",
+    personAsked: false,
     faults,
     broken: "",
   };
@@ -201,7 +209,7 @@ export function worldText(world: ModelWorld): string {
     bit(s.defined) + bit(s.jobBound) + bit(s.lacksTree),
     s.cpu,
     s.job,
-    bit(dj.forgotten) + bit(dj.armed) + dj.prepareBound,
+    bit(dj.forgotten) + bit(dj.armed) + bit(dj.booted) + dj.prepareBound,
     dj.intents.join(","),
     dj.reports.join(","),
     dj.decided,
@@ -211,7 +219,7 @@ export function worldText(world: ModelWorld): string {
     bit(dm.resumed) + bit(dm.connected) + bit(dm.looks) + dm.epoch,
     dm.position,
     dm.told,
-    bit(d.defined),
+    bit(d.defined) + bit(d.endedItself),
     d.qemu,
     power.source,
     power.destination,
@@ -220,7 +228,7 @@ export function worldText(world: ModelWorld): string {
     bit(asked.arm) + asked.handOver,
     world.lost.join(","),
     world.repeated.join(","),
-    bit(world.alone) + bit(world.ran) + bit(world.memoryLost),
+    bit(world.alone) + bit(world.ran) + bit(world.memoryLost) + bit(world.personAsked),
     world.stated,
   ].join(";");
 }

@@ -47,14 +47,27 @@ describe("the checker finds it when a rule is removed", () => {
 });
 
 describe("what is known to break a rule", () => {
-  const rules: Partial<Record<FaultKind, RegExp>> = {
-    endsAtFinish: /^I1: .*from before the guest ran/,
+  const known: Partial<Record<FaultKind, { rule: RegExp; with: FaultKind[]; faults: number; step: string }>> = {
+    reasonForgotten: {
+      rule: /^I1: .*from before the guest ran/,
+      with: ["endsAtFinish", "crashDestination"],
+      faults: 3,
+      step: "forgets why the guest ended",
+    },
+    incomingDies: {
+      rule: /^I7: the destination states started and it never ran/,
+      with: [],
+      faults: 1,
+      step: "QEMU dies before it ever ran",
+    },
   };
   for (const kind of knownFaults)
     test(`${kind} still does; when it does no more, it is to be one of all faults`, () => {
-      const kinds: FaultKind[] = ["crashDestination", "powerDestination", kind];
-      const { violation } = check({ faults: 1, kinds, statesMax });
-      assert.match(violation?.rule ?? "nothing was found", rules[kind] ?? /never/);
+      const expected = known[kind];
+      assert.ok(expected, "no test says what it breaks");
+      const { violation } = check({ faults: expected.faults, kinds: [...expected.with, kind], statesMax });
+      assert.match(violation?.rule ?? "nothing was found", expected.rule);
+      assert.ok(violation?.story.some((line) => line.includes(expected.step)));
     });
 });
 
