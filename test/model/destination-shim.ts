@@ -180,7 +180,7 @@ function finishingStep(world: ModelWorld, functions: FunctionsSide, rules: Rules
   const looksFirst = (memory.looks || journal.prepareBound === 2) && seen(world, rules) !== null;
   // A connection that is gone has taken an incoming domain with it, so looking always ends.
   if (looksFirst && rules.strandsAfterBoot && isUnknowable(world)) {
-    const waits = isLastTry(commandOf(memory.running)) && functions.state(world.functions).fenced === null;
+    const waits = isLastTry(commandOf(memory.running)) && functions.state(world.functions).receipt === null;
     if (waits && world.personAsked) return;
     emit("the destination cannot know whether the guest ran on it: a person has to look", (next) => {
       useConnection(next);
