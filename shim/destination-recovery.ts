@@ -8,7 +8,7 @@ import type { FaultCode } from "#protocol/fault";
 import { type DestinationMoment, destinationMoment, type Found, foundOf } from "./moment.ts";
 import type { JournalEntry } from "./ports.ts";
 import type { Probe } from "./probe.ts";
-import { type Automatic, type Row, type Rows, strandFault } from "./recovery.ts";
+import { type Automatic, type Row, type Rows, type Stranded, strandFault } from "./recovery.ts";
 
 /**
  * - `stage`: the definition and its tree are made, over this migration's own earlier try too.
@@ -71,11 +71,6 @@ const stateStarted = row(
   "it was taken over: an incoming domain that failed would be gone",
 );
 const neverRan = row("stateDestroyed", "rolledBack", "no QEMU is left here; what is defined is what was staged");
-const hasRun = row(
-  "stateStarted",
-  "completed",
-  "its guest has run here, so it was taken over; that it has ended is its own doing",
-);
 const settle = row("settle", "completed", "it has arrived; what it does since is its owner's business");
 const endIncoming = row("endIncoming", "rolledBack", "Finish was never called for it, so it has never run here");
 const endArrival = row(
@@ -110,11 +105,17 @@ const arrivedAnyway: DestinationRow = {
   cause: '"NAME" runs on the destination, although it was to be given up there. It was not touched.',
   action: `${lookAtBoth} With it stopped here (\`virsh destroy UUID\`), the way back goes on by itself.`,
 };
-const mayHaveRun: DestinationRow = {
+const mayHaveRun: Stranded = {
   do: "strand",
   cause: 'The destination has booted in the instant of Finish: nobody can say whether "NAME" ran on it before.',
   action:
-    "Look whether it wrote to its disks there (their times, the guest's own log). If it ran: `virsh start UUID` on the destination. If not: `virsh undefine UUID --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm` there, and it goes on on its source. Either way the migration then ends by itself.",
+    "Look whether it wrote to its disks there (their times, the guest's own log). If it ran: `virsh start UUID` on the destination. If not: `virsh undefine UUID --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm` there, and it goes on on its source; do that also if anybody has said that this host is fenced. Either way the migration then ends by itself.",
+};
+const mayHaveEnded: DestinationRow = {
+  do: "strand",
+  cause:
+    'libvirt says that "NAME" has ended by itself on the destination in the instant of Finish: its guest has run and ended, or its QEMU has died before it ever ran. Both look the same.',
+  action: mayHaveRun.action,
 };
 const decidedToStart: DestinationRow = {
   do: "strand",
@@ -176,7 +177,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   finishing: {
     absent: neverRan,
     inactive: neverRan,
-    endedItself: hasRun,
+    endedItself: mayHaveEnded,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: callFinish,
@@ -189,7 +190,20 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   finishingCut: {
     absent: neverRan,
     inactive: neverRan,
-    endedItself: hasRun,
+    endedItself: mayHaveEnded,
+    running: stateStarted,
+    ownerPaused: stateStarted,
+    migrationPaused: undecided,
+    outgoing: stateStarted,
+    outgoingPaused: stateStarted,
+    outgoingOwnerPaused: stateStarted,
+    incoming: undecided,
+    otherJob: stateStarted,
+  },
+  finishingRefused: {
+    absent: neverRan,
+    inactive: neverRan,
+    endedItself: neverRan,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: undecided,
@@ -206,7 +220,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
       "Finish writes the definition before the guest runs, and a staged one that is gone was taken away by a person",
     ),
     inactive: mayHaveRun,
-    endedItself: hasRun,
+    endedItself: mayHaveEnded,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: undecided,
@@ -232,7 +246,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   cancelling: {
     absent: neverRan,
     inactive: neverRan,
-    endedItself: hasRun,
+    endedItself: neverRan,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: callFinish,
@@ -245,7 +259,7 @@ export const destinationRecovery: Readonly<Record<DestinationMoment, Rows<Destin
   cancellingCut: {
     absent: neverRan,
     inactive: neverRan,
-    endedItself: hasRun,
+    endedItself: neverRan,
     running: stateStarted,
     ownerPaused: stateStarted,
     migrationPaused: undecided,

@@ -70,7 +70,7 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
   const unsigned = await persistently(work, async (libvirt, continuous): Promise<Receipt> => {
     // Offline, what was staged looks like what has arrived: only the call itself tells, and it harms nobody twice.
     if ((look || !continuous) && !(call.options.offline && !call.cancelled)) {
-      const seen = await settledOutcome(work, libvirt, call, !continuous);
+      const seen = await settledOutcome(work, libvirt, call, { cut: !continuous, refused: false });
       if (seen !== null) return { outcome: seen, evidence: "probe", at: work.now() };
     }
     look = true;
@@ -93,7 +93,7 @@ async function finishAs(work: FinishWork, call: FinishCall, lookFirst: boolean):
         action: "The source goes on once this side is proven to have no copy.",
         retry: "safe",
       });
-      const seen = await settledOutcome(work, libvirt, call, true);
+      const seen = await settledOutcome(work, libvirt, call, { cut: true, refused: true });
       if (seen !== null) return { outcome: seen, evidence: "probe", at: work.now() };
       throw new Fault(fault, { cause: error });
     }
@@ -119,18 +119,18 @@ async function cookieBlob(work: FinishWork, bytes: Uint8Array): Promise<Blob | n
 
 /**
  * How Finish has ended, seen from the domain, by the recovery table. Null: libvirt is to be asked. `cut`: it cannot wait for
- * anybody any more (its connection is lost, or Finish was refused), so libvirt will end it; look until it has.
+ * anybody any more (its connection is lost, or `refused` by libvirt's own answer), so libvirt will end it; look until it has.
  */
 async function settledOutcome(
   work: FinishWork,
   libvirt: LibvirtConnection,
   { uuid, options: { offline }, cancelled }: FinishCall,
-  cut: boolean,
+  { cut, refused }: { cut: boolean; refused: boolean },
 ): Promise<Receipt["outcome"] | null> {
   // Decided by this very run, it is decided in this boot.
   const { bootId } = decisionOf(work.history) ?? {};
   const booted = bootId !== undefined && bootId !== work.seal.bootId;
-  const moment = decidedMoment({ cancelled, cut, offline, booted });
+  const moment = decidedMoment({ cancelled, cut, refused, offline, booted });
   for (let waitedMs = 0; ; waitedMs += lookMs) {
     const row = destinationRow(work, await probeDomain(libvirt, uuid), { moment });
     if (row.do === "stateStarted") return "started";

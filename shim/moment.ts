@@ -39,7 +39,8 @@ export const destinationMoments = {
   staging: "the definition and its tree are being staged, or are",
   preparing: "Prepare was cut off: its incoming domain goes with the lost connection",
   finishing: "Finish was decided, and its end is not known",
-  finishingCut: "the same, and the incoming domain's connection is lost or Finish was refused",
+  finishingCut: "the same, and the incoming domain's connection is lost",
+  finishingRefused: "Finish was decided, called, and refused by libvirt's own answer",
   finishingBooted: "Finish was decided, its end is not known, and this host has booted since",
   arriving: "Finish was decided for a domain that is not running, and was refused",
   cancelling: "giving up was decided, and its end is not known",
@@ -57,7 +58,7 @@ export type DestinationMoment = keyof typeof destinationMoments;
 export const founds = {
   absent: "libvirt does not know it",
   inactive: "defined, not running",
-  endedItself: "defined, not running: its guest has run here, and shut down or crashed",
+  endedItself: "defined, not running; libvirt says that it has shut down or crashed by itself",
   running: "running",
   ownerPaused: "paused, not by a migration",
   migrationPaused: "paused by a migration, no job",
@@ -69,12 +70,13 @@ export const founds = {
 } as const;
 export type Found = keyof typeof founds;
 
-/** Why libvirt says a domain is shut off when its own guest has run until then; forgotten when the daemon starts again. */
-const ranHere: ReadonlySet<number> = new Set([ShutoffReason.SHUTDOWN, ShutoffReason.CRASHED, ShutoffReason.SAVED]);
+/** A guest that ran and ended, and an incoming QEMU that died before it ever ran, are told alike; the daemon forgets it when it
+ *  starts again. */
+const byItself: ReadonlySet<number> = new Set([ShutoffReason.SHUTDOWN, ShutoffReason.CRASHED, ShutoffReason.SAVED]);
 
 export function foundOf(probe: Probe): Found {
   if (!probe.present) return "absent";
-  if (!probe.active) return ranHere.has(probe.reason) ? "endedItself" : "inactive";
+  if (!probe.active) return byItself.has(probe.reason) ? "endedItself" : "inactive";
   if (probe.job === "incoming") return "incoming";
   if (probe.job === "outgoing" && probe.pausedByMigration) return "outgoingPaused";
   if (probe.job === "outgoing") return probe.state === "paused" ? "outgoingOwnerPaused" : "outgoing";
@@ -150,16 +152,19 @@ export function sourceMoment(
   return wasAsked(history, "begin") ? "begun" : "untouched";
 }
 
-/** Where the destination stands once Finish was decided. `cut`: nobody can wait for it any more. `offline`: the domain is not
+/** Where the destination stands once Finish was decided. `cut`: nobody can wait for it any more.
+ *  `refused`: libvirt has answered Finish with an error. `offline`: the domain is not
  *  running. `booted`: this host has booted since the decision. */
 export function decidedMoment(of: {
   cancelled: boolean;
   cut: boolean;
+  refused: boolean;
   offline: boolean;
   booted: boolean;
 }): DestinationMoment {
   if (of.cancelled) return of.cut ? "cancellingCut" : "cancelling";
   if (of.offline) return "arriving";
+  if (of.refused) return "finishingRefused";
   if (of.booted) return "finishingBooted";
   return of.cut ? "finishingCut" : "finishing";
 }
