@@ -20,6 +20,21 @@ const diskMiB = 64;
 /** 8 s on an idle machine under emulation; other guests may share its two cores. */
 const bootTimeoutMs = 120_000;
 
+/**
+ * Over a round size: QEMU before 9.0, emulating, forgets its TLB when it reads its dirty bitmap by whole words, and a write by an old
+ * entry stays behind on the source (fixed by its commit 03bfc2188f06; Debian 12 has 7.2). A RAM block of pages that do not fill the
+ * last word is read page by page, which does it right. libvirt rounds `<memory>` up, so QEMU is told behind its back.
+ */
+const oddMemoryKiB = 8;
+
+function exactDirtyPages(memoryMiB: number): string {
+  const memoryKiB = memoryMiB * 1024 + oddMemoryKiB;
+  const object = `memory-backend-ram,id=odd.ram,size=${memoryKiB * 1024}`;
+  const words = ["-object", object, "-machine", "memory-backend=odd.ram", "-m", `${memoryKiB}k`];
+  const args = words.map((word) => `<qemu:arg value='${word}'/>`).join("");
+  return `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>${args}</qemu:commandline>`;
+}
+
 export interface DomainXmlOptions {
   readonly name: string;
   readonly uuid: string;
@@ -40,6 +55,8 @@ export interface DomainXmlOptions {
   readonly extraDevices?: string;
   /** cache attribute of the disk; libvirt calls only none and directsync safe to migrate. */
   readonly diskCache?: string;
+  /** Default true: a migration of an emulated guest loses no write by QEMU's own fault. */
+  readonly exactDirtyPages?: boolean;
 }
 
 /** XML of the counting guest. Plain emulation (`type='qemu'`): KVM is not everywhere. */
@@ -62,6 +79,7 @@ export function domainXml(options: DomainXmlOptions): string {
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
+  ${options.exactDirtyPages === false ? "" : exactDirtyPages(options.memoryMiB ?? defaultMemoryMiB)}
   ${options.extra ?? ""}
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
@@ -99,6 +117,7 @@ export interface GuestOptions {
   readonly extra?: string;
   readonly extraDevices?: string;
   readonly diskCache?: string;
+  readonly exactDirtyPages?: boolean;
   /**
    * "shared" (default): all hosts append to one file, an outside reader sees one stream. "perHost": the same path is a
    * different file on each host (`serialLogOn`), so two running copies show as two files that grow.
