@@ -40,16 +40,15 @@ const isActive = ({ destination }: ModelWorld): boolean => destination.qemu !== 
 function seen({ destination }: ModelWorld, rules: Rules): Outcome | null {
   if (destination.qemu === "running") return "started";
   if (destination.qemu !== "") return null;
-  return destination.endedItself && rules.knowsOwnEnd ? "started" : "destroyed";
+  return destination.endedItself && !rules.asksAboutOwnEnd ? "started" : "destroyed";
 }
 
 /** The row of `finishingBooted` that strands: defined, off, and nobody knows why. */
-const isUnknowable = ({ destination }: ModelWorld): boolean =>
-  destination.journal.booted &&
+const isUnknowable = ({ destination }: ModelWorld, rules: Rules): boolean =>
+  (destination.journal.booted || (destination.endedItself && rules.asksAboutOwnEnd)) &&
   destination.journal.decided === "go" &&
   destination.qemu === "" &&
-  destination.defined &&
-  !destination.endedItself;
+  destination.defined;
 
 /** Real shims and functions try on for ever, each time the same; the model's last try waits instead. */
 function isLastTry({ id }: ModelCommand): boolean {
@@ -179,7 +178,7 @@ function finishingStep(world: ModelWorld, functions: FunctionsSide, rules: Rules
   };
   const looksFirst = (memory.looks || journal.prepareBound === 2) && seen(world, rules) !== null;
   // A connection that is gone has taken an incoming domain with it, so looking always ends.
-  if (looksFirst && rules.strandsAfterBoot && isUnknowable(world)) {
+  if (looksFirst && rules.strandsAfterBoot && isUnknowable(world, rules)) {
     const waits = isLastTry(commandOf(memory.running)) && functions.state(world.functions).receipt === null;
     if (waits && world.personAsked) return;
     emit("the destination cannot know whether the guest ran on it: a person has to look", (next) => {

@@ -47,10 +47,10 @@ export const mutants: readonly Mutant[] = [
   { name: "a lost answer of Finish means destroyed", removed: ["looksAfterLostFinish"], faults: 1 },
   { name: "a destination that has booted says destroyed", removed: ["strandsAfterBoot"], faults: 1 },
   {
-    name: "a guest that ended itself counts as never started",
-    removed: ["knowsOwnEnd"],
+    name: "a copy that ended by itself counts as started",
+    removed: ["asksAboutOwnEnd"],
     faults: 2,
-    kinds: ["endsAtFinish", "crashDestination"],
+    kinds: ["incomingDies", "crashDestination"],
   },
   {
     name: "nobody looks at a destination that cannot know",

@@ -11,8 +11,8 @@ export interface Rules {
   /** A destination that has booted since it decided to go states nothing of a domain that is off (I1): a person looks. Without:
    *  off means destroyed. */
   strandsAfterBoot: boolean;
-  /** A guest that libvirt says has ended by itself has run (I1). Without: off means destroyed. */
-  knowsOwnEnd: boolean;
+  /** libvirt says that the domain has ended by itself: a person is asked (I1, I8). Without: it has run, so it was started. */
+  asksAboutOwnEnd: boolean;
   /** A person whom the destination asks looks where the guest ran last, and starts or undefines it there (I10). */
   personLooks: boolean;
   /** A command of a lower epoch is refused (I5). */
@@ -39,7 +39,7 @@ export const allRules: Rules = {
   confirmsByReceipt: true,
   looksAfterLostFinish: true,
   strandsAfterBoot: true,
-  knowsOwnEnd: true,
+  asksAboutOwnEnd: true,
   personLooks: true,
   checksEpoch: true,
   restoreLeavesPaused: true,

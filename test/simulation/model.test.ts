@@ -54,12 +54,6 @@ describe("what is known to break a rule", () => {
       faults: 3,
       step: "forgets why the guest ended",
     },
-    incomingDies: {
-      rule: /^I7: the destination states started and it never ran/,
-      with: [],
-      faults: 1,
-      step: "QEMU dies before it ever ran",
-    },
   };
   for (const kind of knownFaults)
     test(`${kind} still does; when it does no more, it is to be one of all faults`, () => {
