@@ -18,6 +18,7 @@ import type { MigrationEvent, StoredReport } from "./core/event.ts";
 import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
 import { type MigrationRequest, newMigration } from "./core/new-migration.ts";
 import { unresolvable } from "./core/resolution.ts";
+import { persistentSteps } from "./core/retreat.ts";
 import { type BlobName, blobNames, type MigrationState, type Pending } from "./core/state.ts";
 import { ticketedKinds, ticketOf } from "./core/ticket.ts";
 import { transition } from "./core/transition.ts";
@@ -407,7 +408,11 @@ export function createRunner(ports: Ports, decide: typeof transition = transitio
 function reporterOf(state: MigrationState, commandId: string): Side | null {
   const byTicket = ticketKindOf(commandId);
   if (byTicket !== null) return state.step === "ended" ? null : commandSide[byTicket];
-  return state.pending.find((candidate) => candidate.id === commandId)?.side ?? null;
+  const pending = state.pending.find((candidate) => candidate.id === commandId);
+  if (pending !== undefined) return pending.side;
+  // An earlier try of what is still being tried: whether it counts is the transition's to say.
+  const awaited = persistentSteps[state.step];
+  return awaited !== undefined && commandId.split(":")[1] === awaited ? commandSide[awaited] : null;
 }
 
 function namesKey(state: MigrationState, key: string): boolean {

@@ -14,6 +14,9 @@ const connectedSchema = z.object({ generation: z.int() });
 /** Commands whose effect libvirt ties to the connection they came on: it undoes them when that connection closes. */
 const bindingKinds: ReadonlySet<CommandKind> = new Set(["begin", "prepare", "perform"]);
 
+/** Milestones that are written right before such a call. */
+const callMilestones: ReadonlySet<string> = new Set(["preparing", "performing"]);
+
 export class MigrationRecord {
   readonly migrationId: string;
   readonly #entries: JournalEntry[];
@@ -124,6 +127,13 @@ export class MigrationRecord {
     return command !== undefined && bindingKinds.has(command.kind);
   }
 
+  /** Its binding call was about to be made: Perform goes on to confirm in the same run. */
+  #hasCalled(commandId: string): boolean {
+    return this.#entries.some(
+      (entry) => entry.type === "milestone" && entry.commandId === commandId && callMilestones.has(entry.name),
+    );
+  }
+
   /** The number of the newest connection that this migration had; 0 before the first. */
   get generation(): number {
     return Math.max(0, ...this.#entries.map((entry) => generationOf(entry) ?? 0));
@@ -131,11 +141,13 @@ export class MigrationRecord {
 
   /**
    * The connection to which libvirt has bound what this migration did last (Begin, Prepare, Perform); null when nothing
-   * was bound. A command that runs now has bound nothing yet, unless it is resumed.
+   * was bound. A command that runs now has bound nothing yet, unless it is resumed or has made its call.
    */
   boundGeneration(running: { commandId: string; resumed: boolean }): number | null {
     const binding = [...this.#intents.values()].filter(
-      (command) => bindingKinds.has(command.kind) && (command.id !== running.commandId || running.resumed),
+      (command) =>
+        bindingKinds.has(command.kind) &&
+        (command.id !== running.commandId || running.resumed || this.#hasCalled(command.id)),
     );
     for (const { id } of binding.reverse()) {
       const uses = this.#entries.filter((entry) => generationOf(entry) !== null && commandIdOf(entry) === id);

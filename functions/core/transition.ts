@@ -6,15 +6,15 @@
  * I5 (epoch only rises), I6 (command ids are deterministic), I7 (a receipt is never contradicted), I10 (every step has a
  * way on: a report, a retry by the timer, or `stranded` while a host stays away).
  */
-import type { CommandKind, Receipt, ReportBody } from "#protocol/command";
+import { type CommandKind, commandSide, type Receipt, type ReportBody } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
 import { ticketKindOf } from "#protocol/ticket";
 import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
 import { change, type Draft, draftOf, enter, fail, failureOf, issue, note, type Transition } from "./draft.ts";
-import type { MigrationEvent } from "./event.ts";
+import type { MigrationEvent, StoredReport } from "./event.ts";
 import { ticked } from "./overdue.ts";
 import { resolved, swept } from "./resolution.ts";
-import { confirmSource, hold, retreat, wake } from "./retreat.ts";
+import { confirmSource, hold, persistentSteps, retreat, wake } from "./retreat.ts";
 import type { Failure, MigrationState, Pending, Step } from "./state.ts";
 import { ticketReported } from "./ticket-report.ts";
 
@@ -60,7 +60,8 @@ const fresh = (state: MigrationState): boolean =>
 function reported(draft: Draft, { report }: Reported): Draft {
   const byTicket = ticketKindOf(report.commandId);
   if (byTicket !== null) return ticketReported(draft, byTicket, report);
-  const pending = draft.state.pending.find((candidate) => candidate.id === report.commandId);
+  const pending =
+    draft.state.pending.find((candidate) => candidate.id === report.commandId) ?? earlierTry(draft, report);
   if (pending === undefined || !stepsOf[pending.kind].includes(draft.state.step)) return draft;
   if (draft.state.step === "sweeping") return swept(draft, pending, report.result);
   const awake = wake(draft);
@@ -70,6 +71,19 @@ function reported(draft: Draft, { report }: Reported): Draft {
   const receipt = receiptIn(body);
   if (receipt !== null && contradicts(draft.state, receipt)) return draft;
   return advance(body.kind, { draft: awake, body, blobs, ms: report.ms });
+}
+
+/**
+ * A try that was given up as silent or failed and has succeeded after all: what it states is a fact, and the shim that has stated
+ * its last one forgets the migration as soon as we have taken it. Only where each try asks for the same.
+ */
+function earlierTry({ state }: Draft, report: StoredReport): Pending | undefined {
+  const awaited = persistentSteps[state.step];
+  if (!report.result.ok || awaited === undefined || report.result.body.kind !== awaited) return undefined;
+  const [, name, attempt] = report.commandId.split(":");
+  if (name !== awaited || report.epoch !== state.epoch || Number(attempt) > (state.attempts[awaited] ?? 0))
+    return undefined;
+  return { id: report.commandId, kind: awaited, side: commandSide[awaited], issuedAt: "", deadlineAt: "" };
 }
 
 /** One entry of the table for one kind: the kind ties the body's type to its function. */

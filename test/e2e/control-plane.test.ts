@@ -40,11 +40,12 @@ describe("the control plane is killed and started again on the same data", { tim
     assert.match(watched.stdout, /^completed: /m);
   });
 
-  test("when Perform has ended and the destination has not been told: the guest waits, then runs there", async () => {
+  test("while it relays between shims that are parted: the guest waits, then runs there", async () => {
     const { fleet } = scene.world;
     const proxy = scene.proxy(scene.destination);
     const finishing = proxy.cutWhen(commandMark("finish"), { direction: "down", when: "before" });
-    const attempt = await scene.migrate();
+    const attempt = await scene.relayed();
+    await scene.hurry();
     await finishing;
     await fleet.controlPlane?.kill("SIGKILL");
     assert.equal(await scene.source.virsh.domstate(scene.guest.name), "paused", "no answer is no answer");
@@ -114,9 +115,19 @@ describe("DynamoDB is away", { timeout }, () => {
     await scene.nextCompletes();
   });
 
-  test("as Perform ends: the guest waits for the verdict, and it completes when the store is back", async () => {
+  test("as Perform ends: the shims need no store, the guest runs there, and it completes when the store is back", async () => {
     const attempt = await scene.migrate(slowly);
     await scene.performing(attempt);
+    store.cut();
+    await scene.hurry();
+    await eventually("Perform has ended", () => scene.hasReported(scene.source, attempt, "perform"));
+    assert.equal(await scene.destination.virsh.domstate(scene.guest.name), "running");
+    store.heal();
+    await scene.completed(attempt);
+  });
+
+  test("as Perform ends between shims that are parted: the guest waits, and it completes when the store is back", async () => {
+    const attempt = await scene.relayed();
     store.cut();
     await scene.hurry();
     await eventually("Perform has ended", () => scene.hasReported(scene.source, attempt, "perform"));
