@@ -111,15 +111,8 @@ export class Executor {
   async start(): Promise<void> {
     const { journal, log } = this.#parts;
     for (const id of await journal.list()) {
-      let entries: JournalEntry[];
-      try {
-        entries = await journal.read(id);
-      } catch (error) {
-        if (!(error instanceof Fault)) throw error;
-        this.#damaged.set(id, error);
-        log.write("error", error.cause_, { migration: id, code: error.code, action: error.action });
-        continue;
-      }
+      const entries = await this.#readThrough(id);
+      if (entries === null) continue;
       const record = new MigrationRecord(id, entries);
       const lane = this.#lane(id, record);
       if (record.holdsIncoming) this.#noteLost(lane, "the shim was started again, which closed its libvirt connection");
@@ -129,6 +122,24 @@ export class Executor {
         this.#enqueue(lane, command, true);
       }
       if (record.hasEnded) this.#forgetSoon(lane);
+    }
+  }
+
+  /** A journal's entries; null when it is damaged, and a person has to look. A disk that refuses is asked until it does not. */
+  async #readThrough(id: string): Promise<JournalEntry[] | null> {
+    const { journal, clock, log } = this.#parts;
+    for (;;) {
+      try {
+        return await journal.read(id);
+      } catch (error) {
+        if (!(error instanceof Fault)) throw error;
+        log.write("error", error.cause_, { migration: id, code: error.code, action: error.action });
+        if (error.retry !== "safe") {
+          this.#damaged.set(id, error);
+          return null;
+        }
+        await clock.sleep(journalRetryMs);
+      }
     }
   }
 

@@ -100,6 +100,7 @@ export class FileJournal implements Journal {
   read(migrationId: string): Promise<JournalEntry[]> {
     return this.#inTurn(migrationId, async () => {
       const path = this.#path(migrationId);
+      if (!this.#files.has(migrationId) && !(await this.#settle(migrationId))) return [];
       const bytes = await this.#disk.read(path);
       if (bytes === null) return [];
       const open = this.#files.get(migrationId);
@@ -150,6 +151,22 @@ export class FileJournal implements Journal {
     await Promise.allSettled(this.#turns.values());
     for (const { handle } of this.#files.values()) await handle.close();
     this.#files.clear();
+  }
+
+  /**
+   * What a process that died has written and not synced is still in the system's memory: it is brought to the disk before it is
+   * believed, or a loss of power would take back what was answered by it (I7). False when there is no file.
+   */
+  async #settle(migrationId: string): Promise<boolean> {
+    const path = this.#path(migrationId);
+    if ((await this.#disk.read(path)) === null) return false;
+    const { handle } = await this.#open(migrationId);
+    try {
+      await handle.sync();
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+    return true;
   }
 
   async #open(migrationId: string): Promise<OpenFile> {

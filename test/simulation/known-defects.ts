@@ -26,6 +26,10 @@ export const repairedSeeds: readonly { name: string; seed: number }[] = [
     name: "Perform confirmed in its own run after a restart of the shim, and did not know that its call held libvirt's job",
     seed: 1_026_484,
   },
+  {
+    name: "a process died with a receipt written and not synced; the next one answered by it before it was on the disk",
+    seed: 2_027_728,
+  },
 ];
 
 export const repairedDefects: readonly Pick<KnownDefect, "name" | "shown">[] = [
