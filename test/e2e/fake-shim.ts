@@ -6,7 +6,7 @@ import { generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import WebSocket from "ws";
 import * as z from "zod/mini";
 import { enrolmentPath, helloSignedText, shimSocketPath } from "#protocol/identity";
-import { type DownMessage, downMessageSchema, type UpMessage } from "#protocol/message";
+import { type DownMessage, downMessageSchema, protocolFeatures, type UpMessage } from "#protocol/message";
 
 const enrolledSchema = z.object({ hostId: z.string(), name: z.string() });
 
@@ -65,7 +65,7 @@ export class FakeShim {
     return {
       type: "hello",
       protocols: { min: 1, max: 1 },
-      features: ["bundle.1", "snapshot.tree.1", "blob.bucket.1"],
+      features: [...protocolFeatures],
       hostId: this.hostId,
       signature: sign(null, Buffer.from(text), this.#privateKey).toString("base64url"),
       facts: {
