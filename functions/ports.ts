@@ -186,6 +186,15 @@ export interface TicketSigner {
   sign(text: string): Promise<string>;
 }
 
+/** How often hosts say that they live, and after how much silence they count as offline: about three and a half times that. */
+export interface Pace {
+  heartbeatMs: number;
+  offlineAfterMs: number;
+}
+
+/** Three heartbeats and a bit. */
+export const paceOf = (heartbeatMs: number): Pace => ({ heartbeatMs, offlineAfterMs: Math.round(heartbeatMs * 3.5) });
+
 export interface Log {
   /** One JSON line; never a secret, an XML or a cookie (I9). */
   write(level: "debug" | "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
@@ -202,5 +211,6 @@ export interface Ports {
   sockets: HostSockets;
   feed: Feed;
   tickets: TicketSigner;
+  pace: Pace;
   log: Log;
 }

@@ -2,7 +2,6 @@
  * Holds the fleet against the records: reads both, lets core/drift.ts name the differences, and does the repairs that it
  * proved to be safe. Inventories are read before locks and migrations, so whatever moved in between is seen as moving.
  */
-import { offlineAfterMs } from "#protocol/limits";
 import { bundleMsKept, type Drift, type DriftHost, type DriftMigration, drifts, type FleetView } from "./core/drift.ts";
 import { pageRowsMax } from "./core/limits.ts";
 import type { MigrationState } from "./core/state.ts";
@@ -35,7 +34,7 @@ const readsAtOnce = 16;
 const tickEveryMinutes = 10;
 
 export function createReconciler(ports: Ports): Reconciler {
-  const { clock, hosts, migrations, log } = ports;
+  const { clock, hosts, migrations, log, pace } = ports;
 
   async function inventories(): Promise<DriftHost[]> {
     const now = clock.now();
@@ -43,7 +42,7 @@ export function createReconciler(ports: Ports): Reconciler {
       id,
       name,
       lastSeenAt,
-      connected: lastSeenAt !== null && Date.parse(now) - Date.parse(lastSeenAt) <= offlineAfterMs,
+      connected: lastSeenAt !== null && Date.parse(now) - Date.parse(lastSeenAt) <= pace.offlineAfterMs,
       openJournals: openJournals ?? null,
       domains: await hosts.domainsOf(id),
     }));

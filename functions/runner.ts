@@ -7,7 +7,6 @@ import { createHash } from "node:crypto";
 import type { Blob } from "#protocol/blob";
 import { type Command, type CommandOf, commandSide, type DomainRef, type Report, type Side } from "#protocol/command";
 import { Fault } from "#protocol/fault";
-import { offlineAfterMs } from "#protocol/limits";
 import type { SignedText } from "#protocol/signed";
 import { receiptSignedText, ticketKindOf, ticketSignedText } from "#protocol/ticket";
 import { stands } from "./bundle-presence.ts";
@@ -387,7 +386,7 @@ export function createRunner(ports: Ports, decide: typeof transition = transitio
     for (const side of ["source", "destination"] as const) {
       const host = await ports.hosts.byId(state[side].id);
       const seen = host?.lastSeenAt ?? null;
-      if (seen === null || Date.parse(at) - Date.parse(seen) > offlineAfterMs) unreachable.push(side);
+      if (seen === null || Date.parse(at) - Date.parse(seen) > ports.pace.offlineAfterMs) unreachable.push(side);
     }
     const seen = state.step === "performing" ? await sockets.progress(state.source.id, state.id) : null;
     await handleLoaded(state, { type: "ticked", at, unreachable, elapsedMs: seen?.elapsedMs ?? null }, {});

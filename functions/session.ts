@@ -6,7 +6,6 @@
 
 import { Fault, type FaultBody } from "#protocol/fault";
 import { helloSignedText } from "#protocol/identity";
-import { heartbeatMs } from "#protocol/limits";
 import {
   type DownMessage,
   offeredFeatures,
@@ -26,8 +25,13 @@ export interface Session {
   session: string | null;
 }
 
+/** What the carrier of a socket asks of the shim beyond the bare session; told in the welcome. */
+export type Offers = Pick<Extract<DownMessage, { type: "welcome" }>, "renewAfterMs" | "progressMs">;
+
 export interface Reaction {
   session: Session;
+  /** Set by a hello: the session that this one takes over from, which the shim itself will close. */
+  renews?: string | undefined;
   replies: DownMessage[];
   close: { code: number; reason: string } | null;
 }
@@ -54,9 +58,15 @@ const refuse = (session: Session, fault: FaultBody): Reaction => ({
   close: { code: closeCodes.refused, reason: fault.code },
 });
 
-/** Reacts to one decoded message. `answered` and `progress` are the adapter's own: they wait in its memory only. */
-export async function receive(ports: Ports, runner: Runner, session: Session, message: UpMessage): Promise<Reaction> {
-  if (message.type === "hello") return hello(ports, runner, session, message);
+/** Reacts to one decoded message. `answered` and `progress` are the adapter's own business. */
+export async function receive(
+  ports: Ports,
+  runner: Runner,
+  session: Session,
+  message: UpMessage,
+  offers: Offers = {},
+): Promise<Reaction> {
+  if (message.type === "hello") return hello(ports, runner, session, message, offers);
   if (session.session === null)
     return refuse(session, {
       code: "shim.unauthorised",
@@ -98,6 +108,7 @@ async function hello(
   runner: Runner,
   session: Session,
   message: Extract<UpMessage, { type: "hello" }>,
+  offers: Offers,
 ): Promise<Reaction> {
   const protocol = Math.min(message.protocols.max, protocolVersions.max);
   if (protocol < message.protocols.min || protocol < protocolVersions.min)
@@ -108,7 +119,7 @@ async function hello(
       retry: "person",
     });
   const host = message.hostId === session.hostId ? await ports.hosts.byId(session.hostId) : null;
-  const proved = host !== null && (await verify(host.publicKey, helloSignedText(session), message.signature));
+  const proved = host !== null && (await proves(host.publicKey, helloSignedText(session), message.signature));
   if (!proved)
     return refuse(session, {
       code: "shim.unauthorised",
@@ -132,13 +143,15 @@ async function hello(
     protocol,
     features: [...protocolFeatures, ...offeredFeatures],
     name: host.name,
-    heartbeatMs,
+    heartbeatMs: ports.pace.heartbeatMs,
     controlKey: await ports.tickets.publicKey(),
+    ...offers,
   };
-  return stay(opened, welcome, ...(await redelivery(runner, host.id)));
+  return { ...stay(opened, welcome, ...(await redelivery(runner, host.id))), renews: message.renews };
 }
 
-async function verify(publicKey: string, text: string, signature: string): Promise<boolean> {
+/** Whether an Ed25519 signature (base64url) over the UTF-8 bytes of a text is of that key (raw 32 bytes, base64url). */
+export async function proves(publicKey: string, text: string, signature: string): Promise<boolean> {
   try {
     const raw = Buffer.from(publicKey, "base64url");
     const key = await crypto.subtle.importKey("raw", raw, { name: "Ed25519" }, false, ["verify"]);

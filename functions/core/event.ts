@@ -21,7 +21,7 @@ export type MigrationEvent =
   | { type: "resolved"; at: string; by: string; reason: string; fenced: Side }
   /** The destination's shim noticed that the libvirt connection that holds the incoming domain is gone. */
   | { type: "connectionLost"; at: string; epoch: number; cause: string }
-  /** The timer looked; `unreachable` names the sides whose host was silent longer than `offlineAfterMs`. */
+  /** The timer looked; `unreachable` names the sides whose host was silent longer than the pace allows. */
   /** `elapsedMs` is what the source last said of a running Perform; null when nothing is known. */
   | { type: "ticked"; at: string; unreachable: Side[]; elapsedMs: number | null };
 

@@ -1,8 +1,9 @@
 /** Puts the ports together from a Worker's environment: DynamoDB, S3 (or the local face of it), Durable Objects. */
 import { createApp } from "#functions/http/app";
+import { heartbeatMs } from "#protocol/limits";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
-import type { Clock, Ids, Log, Ports } from "../ports.ts";
+import { type Clock, type Ids, type Log, type Ports, paceOf } from "../ports.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
 import { createRunner, type Runner } from "../runner.ts";
 import { DurableSockets } from "../socket/durable-sockets.ts";
@@ -123,6 +124,7 @@ export function wire(env: WorkerEnv): Wiring {
     sockets: new DurableSockets(env.HOST_SOCKET, log),
     feed: new DurableFeed(env.MIGRATION_FEED),
     tickets: createTicketSigner(env.TICKET_KEY ?? ""),
+    pace: paceOf(heartbeatMs),
   };
   const runner = createRunner(ports);
   const app = createApp({

@@ -44,7 +44,7 @@ export function bundleRoutes(deps: AppDeps): Route[] {
     domain: { uuid: string; name: string },
   ) {
     // A restore brings metadata to a domain that is there or was there: cordoning keeps new domains away, not their repair.
-    refuse(hostRefusals({ ...host, cordoned: false }, side, ports.clock.now()));
+    refuse(hostRefusals({ ...host, cordoned: false }, side, ports));
     const busy = await busyRefusal(ports, domain, id);
     refuse(busy === null ? [] : [busy]);
   }

@@ -75,10 +75,9 @@ export async function runCheck(
   const { domain, host: source } = placed;
   const accept = new Set(accepted);
   const ref = { uuid: domain.uuid, name: domain.name };
-  const now = ports.clock.now();
 
   const busy = await busyRefusal(ports, ref);
-  let sourceFound = blocking("source", [...hostRefusals(source, "source", now), ...(busy === null ? [] : [busy])]);
+  let sourceFound = blocking("source", [...hostRefusals(source, "source", ports), ...(busy === null ? [] : [busy])]);
   let facts: Blob | null = null;
   let carries: Check["carries"] = null;
   if (sourceFound.blockers.every(({ code }) => code === "domain.busy")) {
@@ -99,7 +98,7 @@ export async function runCheck(
       ...(await Promise.all(
         candidates.slice(start, start + checkHostsAtOnce).map(async (candidate) => ({
           host: candidate.name,
-          ...verdict(await inspectDestination(ports, { source, candidate, ref, facts, accept, now })),
+          ...verdict(await inspectDestination(ports, { source, candidate, ref, facts, accept })),
         })),
       )),
     );
@@ -126,13 +125,12 @@ async function inspectDestination(
     ref: { uuid: string; name: string };
     facts: Blob | null;
     accept: ReadonlySet<string>;
-    now: string;
   },
 ): Promise<Found> {
-  const { source, candidate, ref, facts, accept, now } = want;
+  const { source, candidate, ref, facts, accept } = want;
   const found = blocking("destination", [
     ...pairRefusals(source, candidate),
-    ...hostRefusals(candidate, "destination", now),
+    ...hostRefusals(candidate, "destination", ports),
   ]);
   // A cordoned host can still say what else stands in the way; one that is away, unfit or the source itself cannot.
   const askable = found.blockers.every(({ code }) => code === "host.cordoned");

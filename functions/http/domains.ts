@@ -69,7 +69,7 @@ export function domainRoutes({ ports }: AppDeps): Route[] {
             `Host ${host.name} has no domain ${asked}.`,
             `Look at: vmferry domains --host ${host.name}.`,
           );
-        const answer = isConnected(host, ports.clock.now())
+        const answer = isConnected(host, ports)
           ? await ports.sockets.query(
               host.id,
               { kind: "describeDomain", domain: { uuid: domain.uuid, name: domain.name } },

@@ -98,10 +98,14 @@ const body = (
   retry,
 });
 
-/** What the records alone say against using this host now, worst first. `now` is RFC 3339. */
-export function hostRefusals(host: HostRecord, side: "source" | "destination", now: string): FaultBody[] {
+/** What the records alone say against using this host now, worst first. */
+export function hostRefusals(
+  host: HostRecord,
+  side: "source" | "destination",
+  ports: Pick<Ports, "clock" | "pace">,
+): FaultBody[] {
   const refusals: FaultBody[] = [];
-  if (!isConnected(host, now))
+  if (!isConnected(host, ports))
     refusals.push(
       body(
         "host.offline",

@@ -1,9 +1,8 @@
 /** Hosts and domains as the API shows them: sizes in bytes, times in RFC 3339, liveness from the last heartbeat. */
 import * as z from "zod/mini";
 import { domainStateSchema } from "#protocol/command";
-import { offlineAfterMs } from "#protocol/limits";
 import { hostFactsSchema, snapshotNodeSchema } from "#protocol/message";
-import type { HostRecord, PlacedDomain } from "../ports.ts";
+import type { HostRecord, PlacedDomain, Ports } from "../ports.ts";
 
 export const hostSchema = z.object({
   id: z.string(),
@@ -48,16 +47,16 @@ export const domainDetailSchema = z.object({
 export type DomainDetail = z.infer<typeof domainDetailSchema>;
 
 /** Whether a host was heard of recently enough to ask anything of it. */
-export function isConnected(host: HostRecord, now: string): boolean {
-  return host.lastSeenAt !== null && Date.parse(now) - Date.parse(host.lastSeenAt) <= offlineAfterMs;
+export function isConnected(host: HostRecord, { clock, pace }: Pick<Ports, "clock" | "pace">): boolean {
+  return host.lastSeenAt !== null && Date.parse(clock.now()) - Date.parse(host.lastSeenAt) <= pace.offlineAfterMs;
 }
 
-export function hostResource(host: HostRecord, now: string): Host {
+export function hostResource(host: HostRecord, ports: Pick<Ports, "clock" | "pace">): Host {
   const libvirt = host.facts?.libvirt;
   return {
     id: host.id,
     name: host.name,
-    connected: isConnected(host, now),
+    connected: isConnected(host, ports),
     cordoned: host.cordoned,
     enrolledAt: host.enrolledAt,
     lastSeenAt: host.lastSeenAt,

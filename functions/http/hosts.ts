@@ -21,11 +21,10 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
       query: z.strictObject({ limit: limitSchema, cursor: cursorSchema }),
       reply: { status: 200, description: "A page of hosts", schema: pageOf(hostSchema) },
       async handle({ query }) {
-        const now = ports.clock.now();
         const hosts = (await ports.hosts.list()).sort((one, other) => (one.name < other.name ? -1 : 1));
         const after = query.cursor;
         const rest = after === undefined ? hosts : hosts.filter(({ name }) => name > after);
-        const items = rest.slice(0, query.limit).map((host) => hostResource(host, now));
+        const items = rest.slice(0, query.limit).map((host) => hostResource(host, ports));
         return { value: { items, cursor: rest.length > items.length ? (items.at(-1)?.name ?? null) : null } };
       },
     }),
@@ -42,7 +41,7 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
         const domains = (await ports.hosts.domainsOf(host.id)).sort((one, other) => (one.name < other.name ? -1 : 1));
         return {
           value: {
-            ...hostResource(host, ports.clock.now()),
+            ...hostResource(host, ports),
             domains: domains.map((domain) => domainResource(domain, host.name)),
           },
         };
@@ -65,7 +64,7 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
           host: host.name,
           by: principal.name,
         });
-        return { value: hostResource({ ...host, cordoned: body.cordoned }, ports.clock.now()) };
+        return { value: hostResource({ ...host, cordoned: body.cordoned }, ports) };
       },
     }),
     route({

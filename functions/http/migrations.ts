@@ -83,10 +83,9 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         const destination = await hostNamed(ports, body.destination);
         const from = body.source === undefined ? null : await hostNamed(ports, body.source);
         const { domain, host: source } = await placeDomain(ports, body.domain, from);
-        const now = ports.clock.now();
         refuse(pairRefusals(source, destination));
-        refuse(hostRefusals(source, "source", now));
-        refuse(hostRefusals(destination, "destination", now));
+        refuse(hostRefusals(source, "source", ports));
+        refuse(hostRefusals(destination, "destination", ports));
         const busy = await busyRefusal(ports, domain, id);
         refuse(busy === null ? [] : [busy]);
         // A domain that is not running needs no ticket.

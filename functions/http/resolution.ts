@@ -4,7 +4,6 @@
  * whatever anybody says. A refusal here costs a person half a minute; a wrong yes may cost a disk.
  */
 import type { Side } from "#protocol/command";
-import { offlineAfterMs } from "#protocol/limits";
 import { unresolvable } from "../core/resolution.ts";
 import type { MigrationState } from "../core/state.ts";
 import type { Ports } from "../ports.ts";
@@ -36,10 +35,10 @@ async function refuseIfAlive(ports: Ports, state: MigrationState, side: Side): P
   const { id, name } = state[side];
   const host = await ports.hosts.byId(id);
   const goOn = `If ${name} is to run, leave it: the migration goes on by itself. If not, power it off and say this again`;
-  if (host !== null && isConnected(host, ports.clock.now()))
+  if (host !== null && isConnected(host, ports))
     throw conflict(
       `Host ${name} was heard of at ${host.lastSeenAt}: a host that speaks is not fenced.`,
-      `${goOn} ${Math.ceil(offlineAfterMs / 1_000)} s later.`,
+      `${goOn} ${Math.ceil(ports.pace.offlineAfterMs / 1_000)} s later.`,
     );
   // What is stored lags behind after an outage of the store; the shim itself does not.
   const answer = await ports.sockets.query(id, { kind: "describeDomain", domain: state.domain }, answerMsMax);

@@ -10,6 +10,9 @@ export const inlineBytesMax = 24 * 1024;
 /** A whole websocket message as text. API Gateway refuses more than 128 KB (AWS: websocket quotas). */
 export const messageBytesMax = 128 * 1024;
 
+/** One websocket frame. API Gateway closes the socket (1009) on a larger one; a longer message is sent in several (AWS: websocket quotas). */
+export const frameBytesMax = 32 * 1024;
+
 /** libvirt's own limit of one cookie (remote_protocol.x, REMOTE_MIGRATE_COOKIE_MAX). */
 export const cookieBytesMax = 4 * 1024 * 1024;
 
@@ -38,9 +41,6 @@ export const journalsMax = 200;
 
 /** Time between two heartbeats of a shim. Liveness is the last heartbeat, so this bounds how late a lost push is repaired. */
 export const heartbeatMs = 10_000;
-
-/** A host is offline when nothing was heard of it for this long: three heartbeats and a bit. */
-export const offlineAfterMs = 35_000;
 
 /** Life of a presigned URL: long enough for a bundle over a slow line to *start* (S3 checks at the start), short enough to be worthless when leaked. */
 export const grantMsMax = 5 * 60_000;

@@ -148,6 +148,10 @@ export const downMessageSchema = z.discriminatedUnion("type", [
     heartbeatMs: z.int().check(z.minimum(100)),
     /** The key by which the functions sign tickets. A shim keeps the first one it was told and takes no other. */
     controlKey: z.optional(publicKeySchema),
+    /** This socket will be cut by its carrier: a shim opens the next one after this time and lets both overlap. */
+    renewAfterMs: z.optional(z.int().check(z.minimum(100))),
+    /** Progress is worth no more than one message in this time here; absent: as often as there is any. */
+    progressMs: z.optional(z.int().check(z.minimum(0))),
   }),
   z.object({ type: z.literal("refused"), fault: faultSchema }),
   z.object({ type: z.literal("command"), command: commandSchema }),
@@ -184,11 +188,19 @@ export const upMessageSchema = z.discriminatedUnion("type", [
     /** Ed25519 over `helloSignedText` of the challenge's nonce (identity.ts), base64url. */
     signature: z.string().check(z.maxLength(128)),
     facts: hostFactsSchema,
+    /** The session of this same shim that this one takes over from; it is left open until the shim closes it. */
+    renews: z.optional(idSchema),
   }),
   z.object({ type: z.literal("heartbeat"), facts: z.optional(hostFactsSchema) }),
-  /** `full`: the first message of a complete list, `last` ends it and what was not named is gone; otherwise a change. */
+  /**
+   * `full`: the first message of a complete list, `last` ends it and what was not named is gone; otherwise a change. `series` says the same to
+   * functions that see the messages in no order: the list's own id, which part this is (from 0), of how many.
+   */
   z.object({
     type: z.literal("inventory"),
+    series: z.optional(
+      z.object({ id: idSchema, part: z.int().check(z.minimum(0)), parts: z.int().check(z.minimum(1)) }),
+    ),
     full: z.boolean(),
     last: z.boolean(),
     domains: z.array(inventoryDomainSchema).check(z.maxLength(inventoryDomainsMax)),

@@ -6,10 +6,11 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { createApp } from "#functions/http/app";
-import type { FeedEvent, HostRecord, Ports } from "#functions/ports";
+import { type FeedEvent, type HostRecord, type Ports, paceOf } from "#functions/ports";
 import { createRunner } from "#functions/runner";
 import type { Command, ReportBody } from "#protocol/command";
 import type { FaultBody, Finding } from "#protocol/fault";
+import { heartbeatMs } from "#protocol/limits";
 import {
   type Answer,
   type DownMessage,
@@ -195,6 +196,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     sockets: answers,
     feed,
     tickets: controlSigner(),
+    pace: paceOf(heartbeatMs),
     log: { write: (...line) => void script.logged.push(JSON.stringify(line)) },
   };
   const runner = createRunner(ports);

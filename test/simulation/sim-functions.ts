@@ -4,10 +4,11 @@
  */
 import type { MigrationState } from "#core/state";
 import type { transition } from "#core/transition";
-import type { MigrationStore, Ports } from "#functions/ports";
+import { type MigrationStore, type Ports, paceOf } from "#functions/ports";
 import { createRunner, type Runner } from "#functions/runner";
 import { receive } from "#functions/session";
 import { Fault } from "#protocol/fault";
+import { heartbeatMs } from "#protocol/limits";
 import type { Progress, UpMessage } from "#protocol/message";
 import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
 import { type SideName, sides } from "./fault-plan.ts";
@@ -155,6 +156,7 @@ export class SimFunctions implements FunctionsEnd {
       },
       feed: { publish: async () => {}, subscribe: async function* () {} },
       tickets: ticketSigner,
+      pace: paceOf(heartbeatMs),
       log: silent,
     };
   }

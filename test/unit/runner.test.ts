@@ -6,13 +6,14 @@ import assert from "node:assert/strict";
 import { createHash, generateKeyPairSync, sign } from "node:crypto";
 import { beforeEach, describe, test } from "node:test";
 import type { StoredBlob } from "#core/state";
-import type { Ports } from "#functions/ports";
+import { type Ports, paceOf } from "#functions/ports";
 import { createRunner, type Runner } from "#functions/runner";
 import { challenge, receive, type Session } from "#functions/session";
 import type { InlineBlob } from "#protocol/blob";
 import type { Command, ReportBody } from "#protocol/command";
 import { Fault } from "#protocol/fault";
 import { helloSignedText } from "#protocol/identity";
+import { heartbeatMs } from "#protocol/limits";
 import type { DownMessage, HostFacts } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
 import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
@@ -84,6 +85,7 @@ function world() {
     },
     feed: { publish: async () => undefined, subscribe: async function* () {} },
     tickets: controlSigner(),
+    pace: paceOf(heartbeatMs),
     log: { write: () => undefined },
   };
   const runner = createRunner(ports);
