@@ -3,7 +3,8 @@
  *
  * - C1: `runConnection` resolves with an outcome and never rejects; the supervisor's loop is a switch over it.
  * - C2: every state owns its timers; leaving it ends them. Nothing of one attempt can touch another.
- * - C3: a peer that says nothing, not even a pong, for two heartbeats is dead, whatever its TCP connection looks like.
+ * - C3: a peer that says nothing, not even a pong, for two heartbeats is dead, whatever its TCP connection looks like. Where nobody promised that
+ *   pings are answered (a socket that was proved in its request: API Gateway), this holds from the first pong on; until then TCP's own keep-alive tells.
  * - C4: nothing is sent before welcome but the hello, and nothing at all once the session has ended.
  * - C5: a message that cannot be decoded ends a session that is not open yet, and is passed over with a log line in one
  *   that is: dropping the socket would only bring it back again.
@@ -11,7 +12,7 @@
 import WebSocket, { type RawData } from "ws";
 import { decodeDown, encode } from "#protocol/codec";
 import { Fault, type FaultBody } from "#protocol/fault";
-import { messageBytesMax } from "#protocol/limits";
+import { frameBytesMax, messageBytesMax } from "#protocol/limits";
 import {
   type DownMessage,
   type HostFacts,
@@ -20,6 +21,7 @@ import {
   type UpMessage,
 } from "#protocol/message";
 import type { Clock } from "./clock.ts";
+import type { Dial } from "./door.ts";
 import type { Log } from "./log.ts";
 
 export type ConnectionOutcome =
@@ -28,7 +30,7 @@ export type ConnectionOutcome =
   /** The control plane said no; a person has to do what `fault.action` says. */
   | { kind: "refused"; fault: FaultBody }
   /** No session came about; the next attempt may be luckier. */
-  | { kind: "retryable"; cause: string }
+  | { kind: "retryable"; cause: string; refusedStatus?: number | undefined }
   /** We cannot make a session at all, and trying again would change nothing. */
   | { kind: "fatal"; fault: FaultBody }
   /** We were asked to end it. */
@@ -44,8 +46,10 @@ export interface Session {
 }
 
 export interface ConnectionParts {
-  address: URL;
+  dial: Dial;
   hostId: string;
+  /** The session that this one takes over from. */
+  renews?: string | undefined;
   /** The signature over the challenge, base64url. */
   sign(nonce: string): string;
   /** Facts for the hello; must not take long and never rejects. */
@@ -86,12 +90,14 @@ class Attempt {
   readonly #stop = () => this.#end({ kind: "stopped" }, 1000);
   #state: State = { at: "closed" };
   #greeted = false;
+  #pongs = 0;
 
   constructor(parts: ConnectionParts, resolve: (outcome: ConnectionOutcome) => void) {
     this.#parts = parts;
     this.#resolve = resolve;
     this.#handshakeMs = parts.handshakeMs ?? handshakeMsDefault;
-    this.#socket = new WebSocket(parts.address, {
+    this.#socket = new WebSocket(parts.dial.address, {
+      headers: parts.dial.headers,
       maxPayload: messageBytesMax,
       perMessageDeflate: false,
       followRedirects: false,
@@ -107,15 +113,22 @@ class Attempt {
       if (this.#state.at !== "dialling") return;
       clearTimeout(this.#state.timer);
       this.#state = { at: "greeting", timer: this.#patience("no challenge or welcome came") };
+      const { nonce } = this.#parts.dial;
+      if (nonce !== null) void this.#greet(nonce, protocolVersions);
     });
+    socket.on("upgrade", (response) => response.socket.setKeepAlive(true, keepAliveMs));
     socket.on("message", (data, binary) => this.#receive(data, binary));
     socket.on("ping", () => this.#heard());
-    socket.on("pong", () => this.#heard());
+    socket.on("pong", () => {
+      this.#pongs += 1;
+      this.#heard();
+    });
     socket.on("error", (error) => this.#lost(`the socket failed: ${error.message}`));
     socket.on("unexpected-response", (_request, response) => {
       const status = response.statusCode ?? 0;
       response.resume();
-      this.#lost(`the control plane answered HTTP ${status} instead of opening a websocket`);
+      const cause = `the control plane answered HTTP ${status} instead of opening a websocket`;
+      this.#end({ kind: "retryable", cause, refusedStatus: status });
     });
     socket.on("close", (code, reason) =>
       this.#lost(`the control plane closed the socket (${code}${reason.byteLength > 0 ? `, ${reason}` : ""})`),
@@ -149,7 +162,7 @@ class Attempt {
 
   async #greet(nonce: string, peer: { min: number; max: number }): Promise<void> {
     this.#greeted = true;
-    const { hostId, sign, facts } = this.#parts;
+    const { hostId, sign, facts, renews } = this.#parts;
     if (peer.max < protocolVersions.min || peer.min > protocolVersions.max) {
       const older = peer.max < protocolVersions.min ? "the control plane" : "this shim";
       this.#end({
@@ -171,6 +184,7 @@ class Attempt {
         hostId,
         signature: sign(nonce),
         facts: await facts(),
+        ...(renews === undefined ? {} : { renews }),
       };
       if (this.#state.at === "greeting") this.#socket.send(encode(hello));
     } catch (error) {
@@ -195,7 +209,8 @@ class Attempt {
   #beat(everyMs: number): void {
     if (this.#state.at !== "serving") return;
     const silentMs = this.#parts.clock.monotonicMs() - this.#state.heardMs;
-    if (silentMs >= 2 * everyMs) this.#lost(`the control plane was silent for ${Math.round(silentMs)} ms`);
+    const isTelling = this.#parts.dial.nonce === null || this.#pongs > 0;
+    if (isTelling && silentMs >= 2 * everyMs) this.#lost(`the control plane was silent for ${Math.round(silentMs)} ms`);
     else this.#socket.ping();
   }
 
@@ -226,7 +241,12 @@ class Attempt {
     const text = encode(message);
     if (this.#state.at !== "serving" || this.#socket.readyState !== WebSocket.OPEN) return false;
     if (this.#socket.bufferedAmount > waitingBytesMax) return false;
-    this.#socket.send(text);
+    const bytes = Buffer.from(text, "utf8");
+    for (let at = 0; at < bytes.byteLength; at += frameBytesMax)
+      this.#socket.send(bytes.subarray(at, at + frameBytesMax), {
+        binary: false,
+        fin: at + frameBytesMax >= bytes.byteLength,
+      });
     return true;
   }
 
@@ -256,6 +276,9 @@ class Attempt {
     this.#resolve(outcome);
   }
 }
+
+/** Silence after which the system begins to probe the line. */
+const keepAliveMs = 15_000;
 
 /** How long the peer may take to agree to a close. */
 const closeMs = 1_000;

@@ -10,7 +10,7 @@ import { Readable } from "node:stream";
 import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
 import { Fault, faultCodes } from "#protocol/fault";
-import { enrolmentPath, helloSignedText, hostIdSchema } from "#protocol/identity";
+import { type ConnectProof, connectSignedText, enrolmentPath, helloSignedText, hostIdSchema } from "#protocol/identity";
 import { publicKeySchema } from "#protocol/signed";
 import { replaceFile } from "./durable-file.ts";
 import { HttpBrokenError, httpCall, readText } from "./http-request.ts";
@@ -85,6 +85,11 @@ export class Identity {
   sign(nonce: string): string {
     const text = helloSignedText({ hostId: this.hostId, nonce });
     return sign(null, Buffer.from(text, "utf8"), this.#key).toString("base64url");
+  }
+
+  /** The signature of a connect proof, base64url. */
+  signConnect(proof: Omit<ConnectProof, "signature">): string {
+    return sign(null, Buffer.from(connectSignedText(proof), "utf8"), this.#key).toString("base64url");
   }
 }
 

@@ -3,6 +3,7 @@
  * when to look, a slow rescan finds what no event told (a snapshot taken by hand has none). The functions keep the list;
  * this remembers only what was last sent, so that nothing is sent twice.
  */
+import { randomUUID } from "node:crypto";
 import type { LibvirtConnection } from "#libvirt/client";
 import type { RemoteDomain } from "#libvirt/handle";
 import { procedures } from "#libvirt/procedures";
@@ -184,11 +185,16 @@ async function readAll(libvirt: LibvirtConnection, domains: readonly RemoteDomai
 
 type InventoryMessage = Extract<UpMessage, { type: "inventory" }>;
 
-/** In messages that every transport carries. A complete list begins with `full`; no change is no message. */
+/**
+ * In messages that every transport carries. A complete list begins with `full`; no change is no message. A complete list of several messages is
+ * a series under a name of its own, for functions that get them in any order.
+ */
 export function inventoryMessages(change: {
   full: boolean;
   domains: readonly InventoryDomain[];
   gone: readonly string[];
+  /** The series' name, where it is given. */
+  series?: string;
 }): InventoryMessage[] {
   const messages: InventoryMessage[] = [];
   const start = (): InventoryMessage => ({
@@ -219,5 +225,7 @@ export function inventoryMessages(change: {
   if (message.domains.length > 0 || message.gone.length > 0 || message.full) messages.push(message);
   const last = messages.at(-1);
   if (last !== undefined) last.last = true;
-  return messages;
+  if (!change.full || messages.length === 1) return messages;
+  const id = change.series ?? randomUUID();
+  return messages.map((each, part) => ({ ...each, series: { id, part, parts: messages.length } }));
 }

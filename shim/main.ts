@@ -15,6 +15,7 @@ import { systemClock } from "./clock.ts";
 import { runFromArguments } from "./command-line.ts";
 import type { Session } from "./connection.ts";
 import { describeForQuery } from "./description.ts";
+import { ControlPlaneDoor } from "./door.ts";
 import { drainArmedMsMax, drainMsMax, drainUntilIdle } from "./drain.ts";
 import { type Identity, identify } from "./enrolment.ts";
 import { Executor } from "./executor.ts";
@@ -30,10 +31,11 @@ import { MigrationConnections } from "./migration-connections.ts";
 import { sayOpenJournals } from "./open-journals.ts";
 import { payloadsOf } from "./payloads.ts";
 import { openPeerSide, type PeerSide } from "./peer-side.ts";
+import { ProgressGate } from "./progress-gate.ts";
 import { readHostFacts } from "./session-facts.ts";
 import { SharedConnection } from "./shared-connection.ts";
 import { Slots } from "./slots.ts";
-import { controlPlaneOrigin, socketAddress } from "./socket-address.ts";
+import { controlPlaneOrigin } from "./socket-address.ts";
 import { lockState } from "./state-lock.ts";
 import { steps } from "./steps.ts";
 import { Supervisor } from "./supervisor.ts";
@@ -119,7 +121,8 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     const journal = await openJournal(stateDirectory);
     const bundles = await BundleFiles.open(stateDirectory, await journal.list());
     const connect = () => connectLibvirt({ ...libvirtAddress(), onEventFault: (fault) => eventFault(log, fault) });
-    const send = (message: UpMessage): boolean => supervisor.send(message);
+    const gate = new ProgressGate(clock);
+    const send = (message: UpMessage): boolean => !gate.passes(message) || supervisor.send(message);
     const shared = new SharedConnection({
       connect,
       onOpened: (libvirt) => void inventory.listen(libvirt),
@@ -159,16 +162,24 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       );
       send({ type: "answered", queryId: message.queryId, answer: given });
     };
+    const door = new ControlPlaneDoor({
+      origin,
+      hostId: identity.hostId,
+      signConnect: (proof) => identity.signConnect(proof),
+      clock,
+      signal: stop.signal,
+    });
     const supervisor = new Supervisor({
-      address: socketAddress(origin, identity.hostId),
+      door,
       hostId: identity.hostId,
       sign: (nonce) => identity.sign(nonce),
       facts,
       clock,
       log,
       signal: stop.signal,
-      onSession: ({ welcome }: Session) => {
-        options.out(`vmferry shim: connected as ${welcome.name}`);
+      onSession: ({ welcome }: Session, renewed) => {
+        if (!renewed) options.out(`vmferry shim: connected as ${welcome.name}`);
+        gate.everyMs = welcome.progressMs ?? 0;
         if (welcome.controlKey !== undefined) void pin(identity, welcome.controlKey, log);
         stopHeartbeat();
         stopHeartbeat = startHeartbeat({ send, facts }, welcome.heartbeatMs);

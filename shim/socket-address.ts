@@ -15,10 +15,20 @@ export function controlPlaneOrigin(url: string): URL {
   return parsed;
 }
 
-/** Where the websocket of that host connects. */
-export function socketAddress(origin: URL, hostId: string): URL {
-  const address = new URL(shimSocketPath, origin);
-  address.protocol = origin.protocol === "https:" ? "wss:" : "ws:";
+/**
+ * Where the websocket of that host connects: at the address that the control plane's door names, else beside the door.
+ * Throws `Fault` `request.malformed` for an address that would lead away from TLS.
+ */
+export function socketAddress(origin: URL, hostId: string, named: string | null = null): URL {
+  const address = named === null ? new URL(shimSocketPath, origin) : new URL(named);
+  if (named === null) address.protocol = origin.protocol === "https:" ? "wss:" : "ws:";
+  else if (origin.protocol === "https:" && address.protocol !== "wss:")
+    throw new Fault({
+      code: "request.malformed",
+      cause: `The control plane is reached by https and names ${named} for its shims, which is not encrypted.`,
+      action: "Give the control plane a socket address that begins with wss:// (SOCKET_URL).",
+      retry: "person",
+    });
   address.searchParams.set("host", hostId);
   return address;
 }

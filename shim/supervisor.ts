@@ -6,11 +6,14 @@
  * - S2: a refusal is said once, with cause and action, and tried again slowly: what a person repairs over there must not
  *   need a visit here.
  * - S3: what to send outlives sessions elsewhere (journal, grants); this keeps only the session that is open now.
+ * - S4: a socket that its carrier will cut (`renewAfterMs`) is succeeded before that: the next one opens beside it, takes over, and only then
+ *   is the older one closed. A successor that does not come about is tried again for as long as the older one lives.
  */
 import type { FaultBody } from "#protocol/fault";
 import type { UpMessage } from "#protocol/message";
 import { jitteredMs } from "./clock.ts";
-import { type ConnectionOutcome, type ConnectionParts, runConnection, type Session } from "./connection.ts";
+import type { ConnectionOutcome, Session } from "./connection.ts";
+import { Line, type LineParts } from "./line.ts";
 
 /** First wait and longest wait between two attempts. 15 s is half of what makes a host offline, so one lost attempt after a
  *  short cut does not show. */
@@ -25,15 +28,19 @@ export const heldMsMin = 5_000;
 /** How often unanswered reports and grants are repeated while a session is open. */
 export const resendMs = 5_000;
 
-export interface SupervisorParts extends Omit<ConnectionParts, "onSession"> {
-  /** A session has opened; everything unanswered should be sent now. */
-  onSession(session: Session): void;
+/** Waits between attempts at a successor: the older session still serves, so there is no hurry. */
+export const renewBackoff = { baseMs: 5_000, capMs: 60_000 } as const;
+
+/** How long an older socket lives on beside its successor, for what is under way on it. */
+export const overlapMs = 10_000;
+
+export interface SupervisorParts extends Omit<LineParts, "onSession" | "renews"> {
+  /** A session has opened; everything unanswered should be sent now. `renewed`: it succeeds one that is still open. */
+  onSession(session: Session, renewed: boolean): void;
   /** Every `resendMs` of an open session. */
   onResend(): void;
   /** A refusal, once for each different one. */
   onRefused(fault: FaultBody): void;
-  /** Runs one connection; tests replace it. */
-  run?: (parts: ConnectionParts) => Promise<ConnectionOutcome>;
 }
 
 export class Supervisor {
@@ -100,21 +107,65 @@ export class Supervisor {
     }
   }
 
+  /** One session and its successors, until the last of them ends. */
   async #connect(): Promise<ConnectionOutcome> {
-    const { onSession, onResend, run = runConnection, ...parts } = this.#parts;
-    let timer: NodeJS.Timeout | undefined;
-    try {
-      return await run({
-        ...parts,
-        onSession: (session) => {
-          this.#session = session;
-          timer = setInterval(onResend, resendMs);
-          onSession(session);
-        },
-      });
-    } finally {
-      clearInterval(timer);
-      this.#session = null;
+    let line = this.#open();
+    for (;;) {
+      const next = this.#successor(line);
+      const outcome = await Promise.race([line.ended, next]);
+      if (!(outcome instanceof Line)) return outcome;
+      void this.#retire(line);
+      line = outcome;
     }
   }
+
+  #open(renews?: string): Line {
+    const { onSession, onResend, ...parts } = this.#parts;
+    let timer: NodeJS.Timeout | undefined;
+    let own: Session | null = null;
+    const line = new Line({
+      ...parts,
+      ...(renews === undefined ? {} : { renews }),
+      onSession: (session) => {
+        own = session;
+        this.#session = session;
+        timer = setInterval(() => {
+          if (this.#session === own) onResend();
+        }, resendMs);
+        onSession(session, renews !== undefined);
+      },
+    });
+    line.over.addEventListener("abort", () => {
+      clearInterval(timer);
+      if (this.#session === own) this.#session = null;
+    });
+    return line;
+  }
+
+  /** S4. The open successor of a line; pending for as long as none is due. */
+  async #successor(line: Line): Promise<Line> {
+    const { clock, log } = this.#parts;
+    const session = await line.opened;
+    const renewAfterMs = session?.welcome.renewAfterMs;
+    if (session === null || renewAfterMs === undefined) return never;
+    for (let attempt = 0; ; attempt += 1) {
+      await clock.sleep(attempt === 0 ? renewAfterMs : jitteredMs(attempt, renewBackoff, clock.random), line.over);
+      if (line.over.aborted) return never;
+      const next = this.#open(session.welcome.session);
+      const giveUp = () => next.close();
+      line.over.addEventListener("abort", giveUp);
+      if ((await next.opened) !== null) {
+        line.over.removeEventListener("abort", giveUp);
+        return next;
+      }
+      log.write("warn", "the socket could not be renewed yet; the older one still serves", { attempt });
+    }
+  }
+
+  async #retire(line: Line): Promise<void> {
+    await this.#parts.clock.sleep(overlapMs, line.over);
+    line.close();
+  }
 }
+
+const never = new Promise<never>(() => {});

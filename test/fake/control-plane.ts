@@ -7,7 +7,17 @@ import { createHash, createPublicKey, randomBytes, verify } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { type WebSocket, WebSocketServer } from "ws";
 import { decodeUp } from "#protocol/codec";
-import { enrolmentPath, helloSignedText, shimSocketPath } from "#protocol/identity";
+import {
+  type ConnectProof,
+  connectHeader,
+  connectSignedText,
+  type Door,
+  doorPath,
+  enrolmentPath,
+  helloSignedText,
+  parseConnectProof,
+  shimSocketPath,
+} from "#protocol/identity";
 import { type DownMessage, protocolVersions, type UpMessage } from "#protocol/message";
 
 /** What the test decides; whatever it leaves out goes well. */
@@ -23,6 +33,12 @@ export interface Decisions {
   enrol?(body: unknown): { status: number; body: unknown };
   /** Every request to the bucket; a status answers it instead. */
   onBucket?(request: IncomingMessage, key: string): number | null;
+  /** What the door says; absent: there is none (404), as before doors. A status and body answer instead. */
+  door?(proof: ConnectProof | null): Omit<Door, "atMs"> | { status: number; body: unknown };
+  /** A request for a websocket whose proof holds, where the door wants proofs; a status refuses it. */
+  onConnect?(proof: ConnectProof): number | null;
+  /** More of the welcome. */
+  welcome?: { renewAfterMs?: number; progressMs?: number };
   heartbeatMs?: number;
   /** Told at enrolment and in every welcome. */
   controlKey?: string;
@@ -30,12 +46,13 @@ export interface Decisions {
 
 export class FakeSocket {
   readonly socket: WebSocket;
-  readonly nonce = randomBytes(32).toString("base64url");
+  readonly nonce: string;
   readonly messages: UpMessage[] = [];
   welcomed = false;
 
-  constructor(socket: WebSocket) {
+  constructor(socket: WebSocket, nonce = randomBytes(32).toString("base64url")) {
     this.socket = socket;
+    this.nonce = nonce;
   }
   send(message: DownMessage): void {
     this.socket.send(JSON.stringify(message));
@@ -59,6 +76,7 @@ export class FakeControlPlane {
   readonly bucket = new Map<string, Buffer>();
   readonly bucketRequests: { method: string; key: string; headers: IncomingMessage["headers"] }[] = [];
   readonly hosts = new Map<string, { name: string; publicKey: string }>();
+  doorRequests = 0;
   decide: Decisions;
   readonly #server: Server;
   readonly #sockets = new WebSocketServer({ noServer: true });
@@ -76,8 +94,15 @@ export class FakeControlPlane {
         socket.end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");
         return;
       }
+      const hostId = url.searchParams.get("host") ?? "";
+      const proof = this.#proofOf(request, hostId);
+      const status = this.#wantsProofs() ? (proof === null ? 401 : (this.decide.onConnect?.(proof) ?? null)) : null;
+      if (status !== null) {
+        socket.end(`HTTP/1.1 ${status} No\r\nConnection: close\r\n\r\n`);
+        return;
+      }
       this.#sockets.handleUpgrade(request, socket, head, (accepted) =>
-        this.#accept(accepted, url.searchParams.get("host") ?? ""),
+        this.#accept(accepted, hostId, this.#wantsProofs() ? (proof?.nonce ?? null) : null),
       );
     });
   }
@@ -129,8 +154,22 @@ export class FakeControlPlane {
     for (const wake of waiters) wake();
   }
 
-  #accept(accepted: WebSocket, hostId: string): void {
-    const socket = new FakeSocket(accepted);
+  #wantsProofs(): boolean {
+    const said = this.decide.door?.(null);
+    return said !== undefined && "hello" in said && said.hello === "connect";
+  }
+
+  #proofOf(request: IncomingMessage, hostId: string): ConnectProof | null {
+    const proof = parseConnectProof(String(request.headers[connectHeader] ?? ""));
+    const host = this.hosts.get(hostId);
+    if (proof === null || host === undefined || proof.hostId !== hostId) return null;
+    const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x: host.publicKey }, format: "jwk" });
+    const text = Buffer.from(connectSignedText(proof));
+    return verify(null, text, key, Buffer.from(proof.signature, "base64url")) ? proof : null;
+  }
+
+  #accept(accepted: WebSocket, hostId: string, nonce: string | null): void {
+    const socket = new FakeSocket(accepted, nonce ?? undefined);
     this.sockets.push(socket);
     accepted.on("error", () => {});
     accepted.on("close", () => this.#changed());
@@ -142,7 +181,7 @@ export class FakeControlPlane {
       else if (this.decide.onMessage?.(message, socket) !== true) this.#answer(message, socket);
       this.#changed();
     });
-    if (this.decide.onSocket?.(socket) !== false)
+    if (this.decide.onSocket?.(socket) !== false && nonce === null)
       socket.raw(
         this.decide.challenge?.(socket.nonce) ??
           JSON.stringify({ type: "challenge", nonce: socket.nonce, protocols: protocolVersions }),
@@ -183,6 +222,7 @@ export class FakeControlPlane {
       name: host.name,
       heartbeatMs: this.decide.heartbeatMs ?? 1_000,
       ...this.#controlKey,
+      ...this.decide.welcome,
     });
   }
 
@@ -211,10 +251,23 @@ export class FakeControlPlane {
       return; // The client went away in the middle; there is nobody to answer.
     }
     const body = Buffer.concat(chunks);
-    if (request.method === "POST" && url.pathname === enrolmentPath) this.#enrol(body, response);
+    if (url.pathname === doorPath) this.#door(request, url.searchParams.get("host") ?? "", response);
+    else if (request.method === "POST" && url.pathname === enrolmentPath) this.#enrol(body, response);
     else if (url.pathname.startsWith("/bucket/")) this.#serve(request, response, url.pathname.slice(8), body);
     else response.writeHead(404).end();
     this.#changed();
+  }
+
+  #door(request: IncomingMessage, hostId: string, response: ServerResponse): void {
+    this.doorRequests += 1;
+    const said = this.decide.door?.(this.#proofOf(request, hostId));
+    if (said === undefined) response.writeHead(404).end();
+    else if ("status" in said)
+      response.writeHead(said.status, { "content-type": "application/json" }).end(JSON.stringify(said.body));
+    else
+      response
+        .writeHead(200, { "content-type": "application/json" })
+        .end(JSON.stringify({ ...said, atMs: Date.now() }));
   }
 
   #enrol(body: Buffer, response: ServerResponse): void {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { generateKeyPairSync, sign } from "node:crypto";
 import { afterEach, describe, test } from "node:test";
-import { helloSignedText } from "#protocol/identity";
+import { connectHeader, connectSignedText, formatConnectProof, helloSignedText } from "#protocol/identity";
 import type { DownMessage, HostFacts } from "#protocol/message";
 import { systemClock } from "#shim/clock";
 import { type ConnectionOutcome, type ConnectionParts, runConnection, type Session } from "#shim/connection";
@@ -40,7 +40,7 @@ async function run(decide: Decisions, parts: Partial<ConnectionParts> = {}): Pro
   const logs: string[] = [];
   const stop = new AbortController();
   const outcome = runConnection({
-    address: socketAddress(controlPlaneOrigin(plane.url), hostId),
+    dial: { address: socketAddress(controlPlaneOrigin(plane.url), hostId), headers: {}, nonce: null },
     hostId,
     sign: (nonce) => sign(null, Buffer.from(helloSignedText({ hostId, nonce })), privateKey).toString("base64url"),
     facts: async () => facts,
@@ -138,7 +138,7 @@ describe("opening", () => {
     const closed = await FakeControlPlane.start();
     const address = socketAddress(controlPlaneOrigin(closed.url), hostId);
     await closed.stop();
-    const nobody = await run({}, { address });
+    const nobody = await run({}, { dial: { address, headers: {}, nonce: null } });
     const refused = await nobody.outcome;
     assert.ok(refused.kind === "retryable");
     assert.match(refused.cause, /ECONNREFUSED/);
@@ -147,7 +147,7 @@ describe("opening", () => {
     cleanups.push(() => plain.stop());
     const elsewhere = new URL(socketAddress(controlPlaneOrigin(plain.url), hostId));
     elsewhere.pathname = "/elsewhere";
-    const outcome = await (await run({}, { address: elsewhere })).outcome;
+    const outcome = await (await run({}, { dial: { address: elsewhere, headers: {}, nonce: null } })).outcome;
     assert.ok(outcome.kind === "retryable");
     assert.match(outcome.cause, /HTTP 404/);
   });
@@ -175,6 +175,61 @@ describe("opening", () => {
     await waiting.plane.until(() => waiting.plane.sockets.length === 1);
     waiting.stop.abort();
     assert.deepEqual(await waiting.outcome, { kind: "stopped" });
+  });
+});
+
+describe("a door that wants a proof in the request", () => {
+  const connectDoor = { door: () => ({ socket: null, hello: "connect" as const }) };
+  const proved = (plane: FakeControlPlane): ConnectionParts["dial"] => {
+    const proof = { hostId, atMs: Date.now(), nonce: "n".repeat(43) };
+    const signature = sign(null, Buffer.from(connectSignedText(proof)), privateKey).toString("base64url");
+    return {
+      address: socketAddress(controlPlaneOrigin(plane.url), hostId),
+      headers: { [connectHeader]: formatConnectProof({ ...proof, signature }) },
+      nonce: proof.nonce,
+    };
+  };
+  const runProved = async (decide: Decisions, parts: Partial<ConnectionParts> = {}) => {
+    const plane = await FakeControlPlane.start({ ...connectDoor, ...decide });
+    cleanups.push(() => plane.stop());
+    plane.hosts.set(hostId, { name: "alpha", publicKey: publicKey.export({ format: "jwk" }).x ?? "" });
+    return { ...(await run({}, { dial: proved(plane), ...parts })), at: plane };
+  };
+
+  test("hello goes first, signed over the proof's nonce, and says what it renews", async () => {
+    const { at, sessions } = await runProved({}, { renews: "session-0" });
+    const hello = await at.message("hello");
+    assert.equal(hello.renews, "session-0");
+    await until(() => sessions.length === 1);
+    assert.equal(at.socket.nonce, "n".repeat(43));
+  });
+
+  test("a refused request keeps its status", async () => {
+    const { outcome } = await runProved({ onConnect: () => 401 });
+    const ended = await outcome;
+    assert.ok(ended.kind === "retryable");
+    assert.equal(ended.refusedStatus, 401);
+  });
+
+  test("C3: a carrier that answers no pings is not dead for it; one that did once and stopped is", async () => {
+    const { at, sessions, outcome } = await runProved({ heartbeatMs: 100 });
+    await until(() => sessions.length === 1);
+    const { socket } = at.socket;
+    let pings = 0;
+    const pong: unknown = Reflect.get(socket, "pong");
+    Reflect.set(socket, "pong", () => {});
+    socket.on("ping", () => {
+      pings += 1;
+    });
+    while (pings < 5) await new Promise((resolve) => socket.once("ping", resolve));
+    assert.equal(sessions[0]?.send({ type: "heartbeat" }), true, "five unanswered pings do not end it");
+    Reflect.set(socket, "pong", pong);
+    await new Promise((resolve) => socket.once("ping", resolve));
+    await new Promise((resolve) => socket.once("ping", resolve));
+    at.socket.freeze();
+    const ended = await outcome;
+    assert.ok(ended.kind === "served");
+    assert.match(ended.cause, /silent/);
   });
 });
 
@@ -261,6 +316,39 @@ describe("an open session", () => {
     const fault = { code: "shim.unauthorised", cause: "removed", action: "Enrol again.", retry: "person" } as const;
     plane.socket.send({ type: "refused", fault });
     assert.deepEqual(await outcome, { kind: "refused", fault });
+  });
+
+  test("a message longer than a frame goes in several and arrives whole", async () => {
+    const { plane, session } = await open();
+    const frames: number[] = [];
+    // The raw stream: a text frame, then its continuations, each at most 32 KB.
+    const { socket } = plane.socket;
+    const receiver: unknown = Reflect.get(socket, "_receiver");
+    assert.ok(typeof receiver === "object" && receiver !== null);
+    const getData: unknown = Reflect.get(receiver, "getData");
+    assert.ok(typeof getData === "function");
+    Reflect.set(receiver, "getData", function (this: { _payloadLength: number }, ...args: unknown[]) {
+      frames.push(this._payloadLength);
+      return Reflect.apply(getData, this, args);
+    });
+    const cause = `${"é".repeat(1_000)}`;
+    const domains = Array.from({ length: 60 }, (_, index) => ({
+      uuid: `00000000-0000-0000-0000-${String(index).padStart(12, "0")}`,
+      name: `d${index}`,
+      state: "running" as const,
+      persistent: true,
+      autostart: false,
+      memoryKiB: 1,
+      vcpus: 1,
+      snapshots: 0,
+      checkpoints: 0,
+      labels: Object.fromEntries(Array.from({ length: 3 }, (_, label) => [`l${label}`, cause.slice(0, 255)])),
+    }));
+    assert.equal(session.send({ type: "inventory", full: true, last: true, domains, gone: [] }), true);
+    const arrived = await plane.message("inventory");
+    assert.deepEqual(arrived.domains, domains);
+    assert.ok(frames.length > 2, "it was sent in several frames");
+    assert.ok(Math.max(...frames) <= 32 * 1024, `the largest frame has ${Math.max(...frames)} bytes`);
   });
 
   test("a message over the limit is refused here, before the wire", async () => {

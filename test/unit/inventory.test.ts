@@ -57,6 +57,23 @@ describe("inventory messages", () => {
     }
   });
 
+  test("a complete list of several messages names itself in each, so that any order will do; nothing else does", () => {
+    const long = inventoryMessages({ full: true, domains: many(450), gone: [], series: "s1" });
+    assert.deepEqual(
+      long.map(({ series }) => series),
+      long.map((_, part) => ({ id: "s1", part, parts: long.length })),
+    );
+    const [one, other] = [1, 2].map(
+      () => inventoryMessages({ full: true, domains: many(450), gone: [] })[0]?.series?.id,
+    );
+    assert.notEqual(one, other);
+    for (const messages of [
+      inventoryMessages({ full: true, domains: many(3), gone: [] }),
+      inventoryMessages({ full: false, domains: many(450), gone: [] }),
+    ])
+      assert.ok(messages.every(({ series }) => series === undefined));
+  });
+
   test("long labels in UTF-8 stay below the message's limit", () => {
     const labels = Object.fromEntries(Array.from({ length: 32 }, (_, index) => [`label-${index}`, "é".repeat(255)]));
     const domains = Array.from({ length: 50 }, (_, index) => domain(index, labels));
