@@ -212,6 +212,18 @@ export const commands: readonly CommandSpec[] = [
     load: async () => (await import("./bundle-commands.ts")).restoreBundle,
   },
   {
+    words: ["cloud", "init"],
+    positionals: [],
+    options: {
+      stage: { value: "NAME", summary: "the stage, as in `npx sst deploy --stage NAME`" },
+      url: { value: "URL", summary: "after the deployment: its address" },
+      set: { summary: "hand the secrets to SST at once (npx sst secret load)" },
+      dir: { value: "DIR", summary: "where the stage's secrets are kept; default ~/.config/vmferry/stages/NAME" },
+    },
+    summary: "secrets for a deployment; with --url its first join command",
+    load: async () => (await import("./cloud-command.ts")).cloudInit,
+  },
+  {
     words: ["lab", "up"],
     positionals: [],
     options: {

@@ -9,8 +9,14 @@ export interface StreamEvent {
 /** An event above this is not ours: a migration with a full timeline is about 100 KiB. */
 const eventCharsMax = 4 * 1024 * 1024;
 
-/** Yields each event, and null for a comment: a sign of life. Ends with the stream; an unfinished event is dropped. */
-export async function* readEvents(stream: AsyncIterable<Uint8Array>): AsyncGenerator<StreamEvent | null, void> {
+/**
+ * Yields each event, and null for a comment: a sign of life. Ends with the stream; an unfinished event is dropped. `onRetry` is told
+ * how soon, in ms, the server wants to be asked again once the stream has ended.
+ */
+export async function* readEvents(
+  stream: AsyncIterable<Uint8Array>,
+  onRetry: (ms: number) => void = () => {},
+): AsyncGenerator<StreamEvent | null, void> {
   const decoder = new TextDecoder();
   let rest = "";
   let id: string | null = null;
@@ -40,6 +46,7 @@ export async function* readEvents(stream: AsyncIterable<Uint8Array>): AsyncGener
       if (field === "data") data.push(value);
       else if (field === "event") name = value;
       else if (field === "id") id = value;
+      else if (field === "retry" && /^\d{1,9}$/.test(value)) onRetry(Number(value));
     }
   }
 }

@@ -3,12 +3,16 @@ import { createHash, generateKeyPairSync, randomBytes } from "node:crypto";
 import { chmod, link, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
-export interface UpSecrets {
+/** What every control plane has, local or deployed. */
+export interface ControlSecrets {
   adminToken: string;
   adminTokenSha256: string;
-  s3: { accessKeyId: string; secretAccessKey: string };
   /** The control key (Ed25519, PKCS#8 DER, base64). Hosts pin its public half at enrolment, so it belongs into every backup. */
   ticketKey: string;
+}
+
+export interface UpSecrets extends ControlSecrets {
+  s3: { accessKeyId: string; secretAccessKey: string };
 }
 
 /** Writes a file whole or not at all. */
@@ -30,21 +34,26 @@ async function secretIn(path: string, make: () => string): Promise<string> {
   return (await readFile(path, "utf8")).trim();
 }
 
-/** Opens the folder (0700) and its secrets. */
-export async function openSecrets(folder: string): Promise<UpSecrets> {
+/** Opens the folder (0700) and the secrets that every control plane has. */
+export async function openControlSecrets(folder: string): Promise<ControlSecrets> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   await chmod(folder, 0o700);
   const adminToken = await secretIn(join(folder, "admin-token"), () => `vmk_${randomBytes(32).toString("base64url")}`);
-  const secretAccessKey = await secretIn(join(folder, "s3-key"), () => randomBytes(30).toString("base64url"));
   const ticketKey = await secretIn(join(folder, "ticket-key"), () =>
     generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "der" }).toString("base64"),
   );
   return {
     adminToken,
     adminTokenSha256: createHash("sha256").update(adminToken).digest("hex"),
-    s3: { accessKeyId: "vmferry", secretAccessKey },
     ticketKey,
   };
+}
+
+/** Opens the folder (0700) and all secrets of a local control plane. */
+export async function openSecrets(folder: string): Promise<UpSecrets> {
+  const control = await openControlSecrets(folder);
+  const secretAccessKey = await secretIn(join(folder, "s3-key"), () => randomBytes(30).toString("base64url"));
+  return { ...control, s3: { accessKeyId: "vmferry", secretAccessKey } };
 }
 
 /** Tells the client commands on this machine where the control plane is and with which token. */

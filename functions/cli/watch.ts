@@ -2,6 +2,9 @@
  * Follows a migration to its end, over restarts of the control plane: the stream is opened again from the last event that
  * was seen. A lost connection says nothing about the migration, so it never becomes an outcome (I2); after a long named
  * bound the watcher gives up and says how to look again.
+ *
+ * A stream that ended in good order is none that was lost: a control plane of functions ends each after a while, or with its first news,
+ * and says how soon it wants to be asked again.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Progress, progressSchema } from "#protocol/message";
@@ -27,28 +30,41 @@ export async function follow(
   options: { watcher: Watcher; pace: Pace; signal: AbortSignal },
 ): Promise<Migration> {
   const { watcher, pace, signal } = options;
-  const seen = new Sight(pace, watcher);
-  let version: number | null = null;
+  const sight = new Sight(pace, watcher);
+  const place: Place = { lastEventId: null, retryMs: null };
   for (;;) {
+    let isSilent = true;
     try {
-      const items: AsyncGenerator<Item> = stream(client, id, { version, pace, signal });
-      for await (const item of items) {
-        seen.again();
+      for await (const item of stream(client, id, { place, pace, signal })) {
+        isSilent = false;
+        sight.again();
         if (item.kind === "progress") watcher.progressed(item.progress);
         if (item.kind !== "migration") continue;
         const { migration } = item;
-        version = migration.version;
         watcher.changed(migration);
         // A stranded one may yet go on, but whoever waits here has to act now.
         if (migration.endedAt !== null || migration.status === "stranded") return migration;
+      }
+      signal.throwIfAborted();
+      // One that ended without a word is no answer.
+      if (!isSilent) {
+        await sleep(Math.min(place.retryMs ?? pace.retryMs, pace.retryMsMax), undefined, { signal });
+        continue;
       }
     } catch (error) {
       signal.throwIfAborted();
       if (error instanceof CliError && !mayPass(error)) throw error;
     }
     signal.throwIfAborted();
-    await sleep(seen.lost(client.url, id), undefined, { signal });
+    await sleep(sight.lost(client.url, id), undefined, { signal });
   }
+}
+
+/** Where a watcher stands between two streams. */
+interface Place {
+  lastEventId: string | null;
+  /** What the server asked for last; null: nothing. */
+  retryMs: number | null;
 }
 
 type Item = { kind: "migration"; migration: Migration } | { kind: "progress"; progress: Progress } | { kind: "alive" };
@@ -57,7 +73,7 @@ type Item = { kind: "migration"; migration: Migration } | { kind: "progress"; pr
 async function* stream(
   client: ApiClient,
   id: string,
-  options: { version: number | null; pace: Pace; signal: AbortSignal },
+  options: { place: Place; pace: Pace; signal: AbortSignal },
 ): AsyncGenerator<Item> {
   const silent = new AbortController();
   let timer = setTimeout(() => silent.abort(), options.pace.silenceMsMax);
@@ -67,20 +83,28 @@ async function* stream(
   };
   try {
     const path = `/v1/migrations/${id}/events`;
-    const last = options.version === null ? null : String(options.version);
-    const bytes = await client.events(path, last, AbortSignal.any([silent.signal, options.signal]));
+    const { place } = options;
+    const bytes = await client.events(path, place.lastEventId, AbortSignal.any([silent.signal, options.signal]));
     if (bytes === null) {
       yield { kind: "migration", migration: await client.ask(`/v1/migrations/${id}`, migrationSchema) };
       return;
     }
-    for await (const event of readEvents(bytes)) {
+    let isGreeted = false;
+    const events = readEvents(bytes, (ms) => {
+      place.retryMs = ms;
+      isGreeted = true;
+    });
+    for await (const event of events) {
       alive();
       if (event === null) yield { kind: "alive" };
       else if (event.name === "progress")
         yield { kind: "progress", progress: progressSchema.parse(JSON.parse(event.data)) };
       else if (event.name === "migration" || event.name === "ended")
         yield { kind: "migration", migration: migrationSchema.parse(JSON.parse(event.data)) };
+      place.lastEventId = event?.id ?? place.lastEventId;
     }
+    // A poll without news says only how soon to ask again.
+    if (isGreeted) yield { kind: "alive" };
   } finally {
     clearTimeout(timer);
   }
