@@ -9,6 +9,7 @@ import { bundleRoutes } from "./bundles.ts";
 import { checkRoutes } from "./checks.ts";
 import type { AppDeps } from "./deps.ts";
 import { domainRoutes } from "./domains.ts";
+import { doorRoutes } from "./door.ts";
 import { driftRoutes } from "./drift.ts";
 import { enrolmentRoutes } from "./enrolments.ts";
 import { healthRoutes, RequestCounts } from "./health.ts";
@@ -50,6 +51,7 @@ export function appRoutes(deps: AppDeps, requests = new RequestCounts()): Route[
     }),
     ...tokenRoutes(deps),
     ...enrolmentRoutes(deps),
+    ...doorRoutes(deps),
     ...hostRoutes(deps),
     ...domainRoutes(deps),
     ...checkRoutes(deps),

@@ -4,6 +4,7 @@
  */
 import type { BundleRef } from "#protocol/blob";
 import type { DomainRef, MigrateOptions, Side } from "#protocol/command";
+import type { Door } from "#protocol/identity";
 import type { BundleTask } from "../core/bundle-task.ts";
 import type { HostRef, MigrationState } from "../core/state.ts";
 import type { Ports } from "../ports.ts";
@@ -42,4 +43,15 @@ export interface AppDeps {
   storeMetrics?: (() => string) | undefined;
   /** How long an event stream waits for the feed before it looks into the store and says it is alive. */
   eventsIdleMs?: number | undefined;
+  /** How what carries our answers bounds an event stream; absent: not at all. */
+  eventsCarrier?: EventsCarrier | undefined;
+  /** Where shims connect and who speaks first; absent: beside this API, and we do. */
+  door?: Pick<Door, "socket" | "hello"> | undefined;
+}
+
+export interface EventsCarrier {
+  /** `events`: each reaches the client when it is sent. `whole`: nothing does before the stream has ended, so it ends with the first news. */
+  delivers: "events" | "whole";
+  /** The stream is ended in good order after this; the client resumes it. */
+  msMax: number;
 }

@@ -2,25 +2,42 @@
  * The events of one migration as server-sent events. The feed brings the state as it was committed; where it brings none,
  * or nothing for `idleMs`, the store is read, so a lost event costs time only. Each event holds the whole resource, so
  * resuming from any version misses nothing: the timeline in it is complete.
+ *
+ * A carrier that hands an answer over only when it is whole (API Gateway) makes it a long poll: the stream ends with the first
+ * news, or after a while without any, and the client resumes it by Last-Event-ID. A progress has an id there as well, so that it is news once.
  */
 import type { Progress } from "#protocol/message";
 import type { MigrationState } from "../core/state.ts";
 import type { FeedEvent, Ports } from "../ports.ts";
+import type { EventsCarrier } from "./deps.ts";
+import { longPollRetryMs } from "./limits.ts";
 import { migrationResource } from "./migration-resource.ts";
+
+/** What a client has seen: the version of the migration, and how far its progress had come. */
+export interface Seen {
+  version: number;
+  elapsedMs: number;
+}
+
+/** Reads a Last-Event-ID, `version` or `version.elapsedMs`; nothing was seen where there is none. */
+export function seenBy(lastEventId: string | undefined): Seen {
+  const [, version, elapsedMs] = /^(\d{1,15})(?:\.(\d{1,15}))?$/.exec(lastEventId ?? "") ?? [];
+  return { version: Number(version ?? 0), elapsedMs: Number(elapsedMs ?? 0) };
+}
 
 export interface Watch {
   ports: Ports;
   state: MigrationState;
-  /** The version the client saw last; 0: none. */
-  seenVersion: number;
+  seen: Seen;
   /** The longest wait for a wake-up. */
   idleMs: number;
+  carrier?: EventsCarrier | undefined;
 }
 
-const eventText = (event: { id?: number; name: string; data: unknown }) =>
-  `${event.id === undefined ? "" : `id: ${event.id}\n`}event: ${event.name}\ndata: ${JSON.stringify(event.data)}\n\n`;
+const eventText = (event: { id: string | null; name: string; data: unknown }) =>
+  `${event.id === null ? "" : `id: ${event.id}\n`}event: ${event.name}\ndata: ${JSON.stringify(event.data)}\n\n`;
 
-/** Opens the stream; it ends after the terminal event, or when the client leaves. */
+/** Opens the stream; it ends after the terminal event, when the client leaves, or when its carrier has had enough. */
 export function eventStream(watch: Watch): ReadableStream<Uint8Array> {
   const left = new AbortController();
   const texts = eventTexts(watch, left.signal);
@@ -48,33 +65,54 @@ export function eventStream(watch: Watch): ReadableStream<Uint8Array> {
 }
 
 async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<string, void> {
-  const { ports, idleMs } = watch;
+  const { ports, idleMs, carrier } = watch;
   const { id } = watch.state;
+  const isWhole = carrier?.delivers === "whole";
   const ended = new AbortController();
   const bell = doorbell();
   left.addEventListener("abort", bell.stop, { once: true });
+  let isOver = false;
+  const over =
+    carrier === undefined
+      ? undefined
+      : setTimeout(() => {
+          isOver = true;
+          bell.stop();
+        }, carrier.msMax);
   void listen(ports, id, AbortSignal.any([left, ended.signal]), bell);
   try {
     let state = watch.state;
-    let seen = watch.seenVersion;
-    yield `retry: ${idleMs}\n\n`;
+    const seen = { ...watch.seen };
+    let isTold = false;
+    yield `retry: ${isWhole ? longPollRetryMs : idleMs}\n\n`;
     for (;;) {
       // What a fenced host sweeps later changes nothing for a watcher.
       const isEnd = state.endedAt !== null;
-      if (state.version > seen) {
-        seen = state.version;
+      if (state.version > seen.version) {
+        seen.version = state.version;
+        isTold = true;
         yield eventText({
-          id: seen,
+          id: String(seen.version),
           name: isEnd ? "ended" : "migration",
           data: migrationResource(state, bell.progress),
         });
       }
-      if (isEnd || left.aborted) return;
+      if (isEnd || left.aborted || isOver || (isWhole && isTold)) return;
       const rung = await bell.wait(idleMs);
       if (left.aborted) return;
-      if (rung === "progress" && bell.progress !== null) yield eventText({ name: "progress", data: bell.progress });
-      else {
-        if (rung === "idle") yield ": still here\n\n";
+      if (rung === "progress") {
+        const elapsedMs = Math.round(bell.progress?.elapsedMs ?? 0);
+        // A poll that begins hears the newest progress again; where each ends with its first news, that would never end.
+        if (isWhole && elapsedMs <= seen.elapsedMs) continue;
+        seen.elapsedMs = elapsedMs;
+        isTold = true;
+        yield eventText({
+          id: isWhole ? `${seen.version}.${elapsedMs}` : null,
+          name: "progress",
+          data: bell.progress,
+        });
+      } else {
+        if (rung === "idle" && !isOver) yield ": still here\n\n";
         const newer = (rung === "changed" ? bell.takeState() : null) ?? (await ports.migrations.load(id));
         if (newer === null) return;
         // Events may overtake each other; a state never goes back (I5).
@@ -82,6 +120,7 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
       }
     }
   } finally {
+    clearTimeout(over);
     ended.abort();
   }
 }

@@ -19,6 +19,9 @@ export const checkHostsAtOnce = 8;
  *  proxies from closing the stream (their usual idle limit is 60 s). */
 export const eventsIdleMs = 5_000;
 
+/** How soon a client asks again where an answer is delivered whole: what happens within this is told in one answer. */
+export const longPollRetryMs = 500;
+
 /** Life of a join token when none is asked for, and at most: it enrols hosts, so it should be used at once. */
 export const joinTokenMsDefault = 24 * 60 * 60_000;
 export const joinTokenMsMax = 30 * 24 * 60 * 60_000;

@@ -6,7 +6,7 @@ import type { HostRecord } from "../ports.ts";
 import { partedRefusal, refuse } from "./check.ts";
 import { acceptSchema } from "./checks.ts";
 import type { AppDeps } from "./deps.ts";
-import { eventStream } from "./event-stream.ts";
+import { eventStream, seenBy } from "./event-stream.ts";
 import { busyRefusal, hostNamed, hostRefusals, pairRefusals, placeDomain } from "./fleet.ts";
 import { resourceId } from "./idempotency.ts";
 import { eventsIdleMs } from "./limits.ts";
@@ -161,14 +161,15 @@ export function migrationRoutes(deps: AppDeps): Route[] {
       faults: ["request.notFound"],
       async handle({ param, context }) {
         const state = await stateOf(param("id"));
-        const seen = Number.parseInt(context.req.header("last-event-id") ?? "", 10);
-        if (state.endedAt !== null && seen >= state.version) return new Response(null, { status: 204 });
+        const seen = seenBy(context.req.header("last-event-id"));
+        if (state.endedAt !== null && seen.version >= state.version) return new Response(null, { status: 204 });
         return new Response(
           eventStream({
             ports,
             state,
-            seenVersion: Number.isNaN(seen) ? 0 : seen,
+            seen,
             idleMs: deps.eventsIdleMs ?? eventsIdleMs,
+            carrier: deps.eventsCarrier,
           }),
           {
             headers: { "content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no" },
