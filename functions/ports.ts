@@ -2,7 +2,16 @@
  * What the functions need of the world, as narrow as it is used. Adapters (store/, bundle/, socket/) implement them; fakes
  * in test/fake pass the same contract tests. Every write is a single-item conditional write; nothing here is a transaction.
  */
-import type { Answer, DownMessage, HostFacts, InventoryDomain, OpenJournal, Progress, Query } from "#protocol/message";
+import type {
+  Answer,
+  DownMessage,
+  HostFacts,
+  InventoryDomain,
+  OpenJournal,
+  Progress,
+  Query,
+  UpMessage,
+} from "#protocol/message";
 import type { BundleTask } from "./core/bundle-task.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
 
@@ -167,6 +176,66 @@ export interface HostSockets {
   /** Closes a host's socket (removed or re-enrolled). */
   drop(hostId: string, cause: string): Promise<void>;
 }
+
+/** A shim's connection at a carrier that keeps nothing for us but an address (API Gateway): who is at its other end. */
+export interface Link {
+  connectionId: string;
+  hostId: string;
+  /** The key that proved itself when it was opened: a host that has another one now has no power over it. */
+  publicKey: string;
+  /** Of the connect proof; the hello signs it once more. */
+  nonce: string;
+  /** Null until the hello. */
+  session: string | null;
+  /** Unix time at the carrier: which of two connections of a host is the newer. */
+  openedAtMs: number;
+  /** Unix time after which the carrier has cut it for certain. */
+  expiresAtMs: number;
+}
+
+/** What functions that keep nothing in memory must share about the sockets of hosts. All reads are strongly consistent; what is
+ *  past its time counts as absent, whether it was swept or not. */
+export interface LinkStore {
+  /** True once for each nonce of a host; the same connection asking again (a retried write) is no second use. */
+  useNonce(use: { hostId: string; nonce: string; connectionId: string; untilMs: number }): Promise<boolean>;
+
+  open(link: Link): Promise<void>;
+  byConnection(connectionId: string): Promise<Link | null>;
+  /** Every connection of a host that is known, proved or not. */
+  of(hostId: string): Promise<Link[]>;
+  /** The hello was heard; false when the connection is gone meanwhile. */
+  prove(connectionId: string, session: string): Promise<boolean>;
+  /** Makes this connection the one that its host is reached by; false when a newer one is that already. */
+  bind(link: Pick<Link, "connectionId" | "hostId" | "openedAtMs" | "expiresAtMs">): Promise<boolean>;
+  /** The connection that a host is reached by. */
+  current(hostId: string): Promise<string | null>;
+  /** Forgets this connection and no other; a host reached by it is away then. Again, or late, it changes nothing. */
+  close(link: Pick<Link, "connectionId" | "hostId">): Promise<void>;
+
+  /** Opens a question to a host. */
+  ask(question: { hostId: string; queryId: string; untilMs: number }): Promise<void>;
+  /** Only to an open question of that same host, and only once; false otherwise. */
+  answer(hostId: string, queryId: string, answer: Answer): Promise<boolean>;
+  /** Null: none yet. */
+  answerTo(hostId: string, queryId: string): Promise<Answer | null>;
+  withdraw(hostId: string, queryId: string): Promise<void>;
+
+  /** Keeps the newest by `atMs`, the carrier's time of the message. */
+  putProgress(hostId: string, migrationId: string, progress: Progress, atMs: number): Promise<void>;
+  progress(hostId: string, migrationId: string): Promise<Progress | null>;
+
+  /** Keeps a part of a complete list; the whole list (`atMs`: of its newest part) for whoever brings the last missing part, null for the others. */
+  collect(hostId: string, part: Inventory, atMs: number): Promise<{ list: Inventory; atMs: number } | null>;
+  /**
+   * Asks leave to store what a host said of its domains at `atMs`, since messages overtake each other: `except` names the domains (`all`: the whole
+   * message) of which something newer was said. `disordered`: a complete list is older than changes that were stored, so it must be said anew.
+   */
+  orderInventory(
+    hostId: string,
+    said: { atMs: number; full: boolean; uuids: readonly string[] },
+  ): Promise<{ except: readonly string[] | "all" } | "disordered">;
+}
+export type Inventory = Extract<UpMessage, { type: "inventory" }>;
 
 /** Tells consoles and watchers that something changed. What is lost they read from the store. */
 export interface Feed {
