@@ -98,6 +98,13 @@ export interface FleetOptions {
   inside?: (host: Host) => boolean;
   /** More words and variables for a host's shim, such as `--peer-listen ADDR:PORT`. Asked at each of its starts. */
   shim?: (host: Host) => Promise<{ words: readonly string[]; env: Readonly<Record<string, string>> }>;
+  /**
+   * Another program as the control plane, with its arguments: it listens on that port, keeps its data there (with its `admin-token`) and says
+   * `vmferry: ready on`. Asked at each start; null: `vmferry up` as usual.
+   */
+  controlPlane?: (want: { port: number; data: string }) => readonly string[] | null;
+  /** Another program as a host's shim: the words before the shim's own. Asked at each start; null: the usual one. */
+  shimProgram?: (host: Host) => readonly string[] | null;
   /** Run the built bundles in dist/ instead of the sources. */
   built?: boolean;
   log?: (line: string) => void;
@@ -138,7 +145,9 @@ export class Fleet {
       join(this.dir, "data"),
       ...(typeof up === "function" ? await up(this.port) : up),
     ];
-    const running = new Running("vmferry up", this.#command("vmferry.mjs", words), this.env);
+    const own = this.#options.controlPlane?.({ port: this.port, data: join(this.dir, "data") }) ?? null;
+    const command = own === null ? this.#command("vmferry.mjs", words) : [process.execPath, ...own];
+    const running = new Running("control plane", command, this.env);
     this.controlPlane = running;
     await running.says("vmferry: ready on");
     return running;
@@ -170,8 +179,10 @@ export class Fleet {
       ...join_,
       ...(more?.words ?? []),
     ];
-    const plain =
+    const own = this.#options.shimProgram?.(host) ?? null;
+    const usual = () =>
       this.#options.built === true ? this.#command("shim.mjs", words) : this.#command("", ["shim", ...words]);
+    const plain = own === null ? usual() : [process.execPath, ...own, ...words];
     const command = this.#options.inside?.(host) === true ? await insideOf(host, plain) : plain;
     const running = new Running(`vmferry shim ${host.name}`, command, { ...this.env, ...more?.env });
     this.shims.set(host.name, running);
