@@ -39,6 +39,8 @@ export interface S3Options {
     | { kind: "endpoint"; url: string }
     | { kind: "face"; fetch: (request: Request) => Promise<Response> };
   counter?: S3Counter | undefined;
+  /** Sends the requests in place of the runtime's own fetch, where the SDK uses one. */
+  fetch?: ((request: Request) => Promise<Response>) | undefined;
 }
 
 /** The path under which the face answers, below the address that a client used. */
@@ -72,7 +74,7 @@ export class S3Bundles implements BundleStore {
   }
 
   #client(endpoint: string | undefined): S3Client {
-    const { region, credentials, at, counter } = this.#options;
+    const { region, credentials, at, counter, fetch } = this.#options;
     const client = new S3Client({
       region,
       maxAttempts: attemptsMax,
@@ -83,7 +85,13 @@ export class S3Bundles implements BundleStore {
       ...(credentials === undefined ? {} : { credentials }),
       ...(at.kind === "face"
         ? { requestHandler: handlerOver(at.fetch) }
-        : { requestHandler: { requestTimeout: requestMsMax, connectionTimeout: connectMsMax } }),
+        : {
+            requestHandler: {
+              requestTimeout: requestMsMax,
+              connectionTimeout: connectMsMax,
+              ...(fetch === undefined ? {} : { customFetch: fetch }),
+            },
+          }),
     });
     if (counter !== undefined && at.kind !== "face")
       client.middlewareStack.add(

@@ -3,20 +3,17 @@ import { createApp } from "#functions/http/app";
 import { heartbeatMs } from "#protocol/limits";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
-import { type Clock, type Ids, type Log, type Ports, paceOf } from "../ports.ts";
+import { type Ports, paceOf } from "../ports.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
 import { createRunner, type Runner } from "../runner.ts";
 import { DurableSockets } from "../socket/durable-sockets.ts";
 import { DurableFeed, type FeedStub } from "../socket/feed.ts";
 import type { HostSocketStub } from "../socket/host-socket.ts";
 import type { ObjectNamespace } from "../socket/object-namespace.ts";
-import { DynamoBundleTasks } from "../store/dynamo-bundle-tasks.ts";
-import { DynamoHosts } from "../store/dynamo-hosts.ts";
-import { DynamoMigrations } from "../store/dynamo-migrations.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
-import { DynamoTokens } from "../store/dynamo-tokens.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
+import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
 
 export interface WorkerEnv {
   HOST_SOCKET: ObjectNamespace<HostSocketStub>;
@@ -52,28 +49,7 @@ export interface Wiring {
 /** Of this isolate: the objects and the entry count together. */
 const counter = new RequestCounter();
 
-const clock: Clock = { now: () => new Date().toISOString() };
-
-const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-const ids: Ids = {
-  ulid() {
-    let time = "";
-    for (let left = Date.now(), digit = 0; digit < 10; digit += 1, left = Math.floor(left / 32))
-      time = `${crockford[left % 32]}${time}`;
-    // 256 is a multiple of 32, so the low five bits of a random byte are uniform.
-    return time + Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => crockford[byte % 32]).join("");
-  },
-  secret(bytes) {
-    const random = String.fromCharCode(...crypto.getRandomValues(new Uint8Array(bytes)));
-    return btoa(random).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  },
-};
-
-const log: Log = {
-  write(level, message, fields) {
-    console.log(JSON.stringify({ at: clock.now(), level, message, ...fields }));
-  },
-};
+const log = lineLog((line) => console.log(line));
 
 const wirings = new WeakMap<WorkerEnv, Wiring>();
 
@@ -117,10 +93,7 @@ export function wire(env: WorkerEnv): Wiring {
     ids,
     log,
     bundles,
-    migrations: new DynamoMigrations(table, clock),
-    tasks: new DynamoBundleTasks(table),
-    hosts: new DynamoHosts(table),
-    tokens: new DynamoTokens(table),
+    ...storesOf(table),
     sockets: new DurableSockets(env.HOST_SOCKET, log),
     feed: new DurableFeed(env.MIGRATION_FEED),
     tickets: createTicketSigner(env.TICKET_KEY ?? ""),

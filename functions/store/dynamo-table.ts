@@ -61,6 +61,8 @@ export interface DynamoOptions {
   endpoint?: string | undefined;
   credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } | undefined;
   counter?: RequestCounter | undefined;
+  /** Sends the requests in place of the runtime's own fetch, where the SDK uses one. */
+  fetch?: ((request: Request) => Promise<Response>) | undefined;
 }
 
 const bytesOf = (body: unknown): number =>
@@ -82,7 +84,11 @@ export function createDynamoClient(options: DynamoOptions): DynamoDBClient {
   const client = new DynamoDBClient({
     region: options.region,
     maxAttempts: attemptsMax,
-    requestHandler: { requestTimeout: requestMsMax, connectionTimeout: connectMsMax },
+    requestHandler: {
+      requestTimeout: requestMsMax,
+      connectionTimeout: connectMsMax,
+      ...(options.fetch === undefined ? {} : { customFetch: options.fetch }),
+    },
     ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
     ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
   });
