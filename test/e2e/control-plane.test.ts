@@ -8,6 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, beforeEach, describe, test } from "node:test";
 import { startTcpProxy, type TcpProxy } from "#lab/tcp-proxy";
+import { grantWaitMs } from "#shim/grants";
+import { transferTryMs } from "#shim/payloads";
 import { type EmbeddedDynamo, openDynalite } from "../../functions/cli/up-dynalite.ts";
 import { problemSchema } from "../../functions/http/problem.ts";
 import { commandMark, FailureScene, slowly } from "./failure-scene.ts";
@@ -109,13 +111,18 @@ describe("DynamoDB is away", { timeout }, () => {
     // Another tree than before: an object that is in the bucket already is not sent again.
     const { source, guest, world } = scene;
     await source.virsh.snapshotCreate(guest.name, "unsent");
-    // Told within the outage, the changed inventory would end the session, and a grant waits longer for one than this test does.
+    // Told within the outage, the changed inventory ends the session, and a grant waits longer for a session than for a bucket. It may still happen
+    // (a rescan sees something else), so the wait below is as long as both together.
     const { length } = await treeOf(source, guest.name);
     await eventually("the inventory has it", async () =>
       rows(await world.get("/v1/domains")).some(({ name, snapshots }) => name === guest.name && snapshots === length),
     );
     const attempt = await awayAtExport();
-    await eventually("the export was given up", () => scene.hasReported(scene.source, attempt, "export"));
+    await eventually(
+      "the export was given up",
+      () => scene.hasReported(scene.source, attempt, "export"),
+      2 * (grantWaitMs + transferTryMs),
+    );
     store.heal();
     await scene.rolledBack(attempt, { exit: 1, status: "rolledBack", code: "bundle.unreachable" });
     await scene.nextCompletes();

@@ -125,7 +125,13 @@ describe("the ways back of a migration on real hosts", { timeout }, () => {
     async function* spoilt(): AsyncGenerator<BundleEntry> {
       for await (const entry of readBundle(join(made.dir, ref.sha256)))
         yield entry.name === "db"
-          ? { ...entry, xml: entry.xml.replace(guest.uuid, guest.uuid.replace(/^./, "0")) }
+          ? {
+              ...entry,
+              xml: entry.xml.replace(
+                guest.uuid,
+                guest.uuid.replace(/^./, (digit) => (digit === "0" ? "1" : "0")),
+              ),
+            }
           : entry;
     }
     const counts = await readBundleHeader(join(made.dir, ref.sha256));

@@ -209,12 +209,16 @@ export async function treeOf(host: Host, domain: string): Promise<SnapshotRecord
 }
 
 /** Waits until it is so; fails with what was waited for. */
-export async function eventually(what: string | (() => string), isSo: () => Promise<boolean>): Promise<void> {
-  for (let waitedMs = 0; waitedMs < patienceMs; waitedMs += pollMs) {
+export async function eventually(
+  what: string | (() => string),
+  isSo: () => Promise<boolean>,
+  msMax = patienceMs,
+): Promise<void> {
+  for (let waitedMs = 0; waitedMs < msMax; waitedMs += pollMs) {
     if (await isSo()) return;
     await sleep(pollMs);
   }
-  assert.fail(`waited ${patienceMs} ms in vain until ${typeof what === "string" ? what : what()}`);
+  assert.fail(`waited ${msMax} ms in vain until ${typeof what === "string" ? what : what()}`);
 }
 
 /** The refusal on stderr: `vmferry: CODE: CAUSE` and `  next: ACTION`. */
