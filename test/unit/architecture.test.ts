@@ -65,7 +65,7 @@ const allowed: Record<Room, readonly Room[]> = {
     "infra",
     "lab",
   ],
-  infra: ["cli"],
+  infra: ["cli", "store"],
   lab: [],
   test: rooms.map(([, room]) => room),
 };

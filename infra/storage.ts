@@ -1,0 +1,87 @@
+/**
+ * Where the truth is: one DynamoDB table and one bucket. They are the only things that cannot be made again, so a kept
+ * stage refuses to delete them, and the table can be brought back to any second of the last 35 days.
+ */
+import { indexes } from "#functions/store/dynamo-table";
+import { objectFolders } from "./permissions.ts";
+import type { Stage } from "./stage.ts";
+
+/**
+ * Days until S3 removes a bundle or a large cookie. The safety copy is promised for 7 days after a migration's end, but S3
+ * counts from the upload, and a stranded migration waits for people: a month of absence fits in with room to spare. S3 may
+ * be the last place with a tree of snapshots only while a host stays away.
+ */
+const objectDays = 60;
+/** Days in which a removed object can be brought back. */
+const removedDays = 7;
+
+export type Storage = ReturnType<typeof createStorage>;
+
+export function createStorage({ kept }: Stage) {
+  const table = new sst.aws.Dynamo("Table", {
+    fields: Object.fromEntries(keyAttributes().map((name) => [name, "string" as const])),
+    primaryIndex: { hashKey: "pk", rangeKey: "sk" },
+    globalIndexes: Object.fromEntries(
+      Object.entries(indexes).map(([name, { hash, range }]) => [
+        name,
+        { hashKey: hash, rangeKey: range, projection: ["row"] },
+      ]),
+    ),
+    // A broom for what is long over; nobody relies on when it sweeps.
+    ttl: "ttl",
+    deletionProtection: kept,
+    transform: {
+      table(args) {
+        args.pointInTimeRecovery = { enabled: true };
+        // The account's own KMS key of DynamoDB: each use of it is in CloudTrail.
+        args.serverSideEncryption = { enabled: true };
+      },
+    },
+  });
+
+  const bucket = new sst.aws.Bucket("Objects", {
+    // Shims and functions are no browsers.
+    cors: false,
+    versioning: true,
+    enforceHttps: true,
+    transform: {
+      bucket(args) {
+        args.forceDestroy = !kept;
+      },
+    },
+  });
+  new aws.s3.BucketLifecycleConfiguration("ObjectsLifecycle", { bucket: bucket.name, rules: lifecycleRules() });
+  new aws.s3.BucketServerSideEncryptionConfiguration("ObjectsEncryption", {
+    bucket: bucket.name,
+    // S3's own keys: a presigned request of a shim then needs no right on a KMS key.
+    rules: [{ applyServerSideEncryptionByDefault: { sseAlgorithm: "AES256" } }],
+  });
+  new aws.s3.BucketOwnershipControls("ObjectsOwnership", {
+    bucket: bucket.name,
+    rule: { objectOwnership: "BucketOwnerEnforced" },
+  });
+
+  return { table: table.name, bucket: bucket.name, arns: { table: table.arn, bucket: bucket.arn } };
+}
+
+function keyAttributes(): string[] {
+  return [...new Set(["pk", "sk", ...Object.values(indexes).flatMap(({ hash, range }) => [hash, range])])];
+}
+
+const lifecycleRules = () => [
+  ...objectFolders.map((folder) => ({
+    id: `${folder}-expire`,
+    status: "Enabled",
+    filter: { prefix: `${folder}/` },
+    expiration: { days: objectDays },
+    noncurrentVersionExpiration: { noncurrentDays: removedDays },
+  })),
+  {
+    id: "leftovers",
+    status: "Enabled",
+    // All of the bucket.
+    filter: { prefix: "" },
+    abortIncompleteMultipartUpload: { daysAfterInitiation: 1 },
+    expiration: { expiredObjectDeleteMarker: true },
+  },
+];
