@@ -1,0 +1,130 @@
+/**
+ * Releases side by side on real libvirt: shims and functions one minor release apart carry a running guest with its tree, and what was
+ * begun under one release is ended under the next. The older release runs as it was shipped (test/releases).
+ */
+import assert from "node:assert/strict";
+import { after, before, beforeEach, describe, test } from "node:test";
+import type { Host } from "#lab/host";
+import { keptReleases, releaseFile } from "#test/releases/release";
+import { FailureScene, slowly } from "./failure-scene.ts";
+import { eventually, rows } from "./world.ts";
+
+/** `null`: the present code. */
+type Release = string | null;
+
+const older = keptReleases.at(-1) ?? "";
+const present: Release = null;
+
+describe(`beside release ${older}`, { timeout: 900_000 }, () => {
+  let scene: FailureScene;
+  const running: { controlPlane: Release; shims: Map<string, Release> } = { controlPlane: present, shims: new Map() };
+
+  before(async () => {
+    scene = await FailureScene.start({
+      release: {
+        controlPlane: () => running.controlPlane && releaseFile(running.controlPlane, "vmferry.mjs"),
+        shim: (host) => {
+          const release = running.shims.get(host.name) ?? present;
+          return release && releaseFile(release, "shim.mjs");
+        },
+      },
+    });
+  });
+  after(() => scene?.stop());
+  beforeEach(() => scene.ready());
+
+  /** Has that release's shim run on the host. */
+  async function shim(host: Host, release: Release): Promise<void> {
+    if ((running.shims.get(host.name) ?? present) === release) return;
+    running.shims.set(host.name, release);
+    const { fleet } = scene.world;
+    await fleet.shim(host).stop();
+    await fleet.startShim(host);
+  }
+
+  /** Has that release's control plane run, on the same data. */
+  async function controlPlane(release: Release): Promise<void> {
+    if (running.controlPlane === release) return;
+    running.controlPlane = release;
+    const { fleet } = scene.world;
+    await fleet.controlPlane?.stop();
+    await fleet.startControlPlane();
+  }
+
+  /** What the control plane heard last from the host's shim. */
+  const toldVersion = async (host: Host): Promise<unknown> => {
+    const found = rows(await scene.world.get("/v1/hosts")).find(({ name }) => name === host.name);
+    return found?.connected === true ? found.shimVersion : null;
+  };
+
+  const crossings: [string, { functions: Release; source: Release; destination: Release }][] = [
+    ["an older source and a newer destination", { functions: present, source: older, destination: present }],
+    ["a newer source and an older destination", { functions: present, source: present, destination: older }],
+    ["two older shims under newer functions", { functions: present, source: older, destination: older }],
+    ["two newer shims under older functions", { functions: older, source: present, destination: present }],
+    [
+      "a newer source and an older destination under older functions",
+      { functions: older, source: present, destination: older },
+    ],
+  ];
+  for (const [what, { functions, source, destination }] of crossings)
+    test(`${what}: the guest crosses with its tree`, async () => {
+      await controlPlane(functions);
+      await shim(scene.source, source);
+      await shim(scene.destination, destination);
+      await scene.nextCompletes();
+    });
+
+  test("functions are upgraded while memory flows: the migration ends under the newer ones", async () => {
+    await controlPlane(older);
+    for (const host of scene.world.lab.hosts) await shim(host, older);
+    const { fleet } = scene.world;
+    const attempt = await scene.migrate(slowly);
+    await scene.performing(attempt);
+    await fleet.controlPlane?.kill();
+    running.controlPlane = present;
+    await fleet.startControlPlane();
+    await scene.hurry();
+    await scene.completed(attempt);
+  });
+
+  test("functions are taken back to the older release while memory flows: the migration ends under these", async () => {
+    await controlPlane(present);
+    const { fleet } = scene.world;
+    const attempt = await scene.migrate(slowly);
+    await scene.performing(attempt);
+    await fleet.controlPlane?.kill();
+    running.controlPlane = older;
+    await fleet.startControlPlane();
+    await scene.hurry();
+    await scene.completed(attempt);
+  });
+
+  for (const side of ["source", "destination"] as const)
+    test(`an older shim of the ${side} dies while memory flows: the newer one goes by its journal`, async () => {
+      await controlPlane(present);
+      for (const host of scene.world.lab.hosts) await shim(host, older);
+      const { fleet } = scene.world;
+      const host = scene[side];
+      const attempt = await scene.migrate(slowly);
+      await scene.performing(attempt);
+      await fleet.shim(host).kill();
+      running.shims.set(host.name, present);
+      await fleet.startShim(host);
+      await scene.rolledBack(attempt, {
+        exit: 1,
+        status: "rolledBack",
+        code: ["shim.restarted", "source.lost", "destination.lost", "perform.failed"],
+      });
+      await scene.nextCompletes();
+    });
+
+  test("the older shims are what was running: they say their version", async () => {
+    await controlPlane(present);
+    const [one, other] = [scene.source, scene.destination];
+    await shim(one, older);
+    await shim(other, present);
+    await eventually("both hosts have said hello", async () => (await toldVersion(one)) === older);
+    assert.equal(await toldVersion(one), older);
+  });
+});
