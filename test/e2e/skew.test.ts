@@ -21,12 +21,13 @@ describe(`beside release ${older}`, { timeout: 900_000 }, () => {
 
   before(async () => {
     scene = await FailureScene.start({
-      release: {
-        controlPlane: () => running.controlPlane && releaseFile(running.controlPlane, "vmferry.mjs"),
-        shim: (host) => {
-          const release = running.shims.get(host.name) ?? present;
-          return release && releaseFile(release, "shim.mjs");
-        },
+      controlPlane: ({ port, data }) =>
+        running.controlPlane === present
+          ? null
+          : [releaseFile(running.controlPlane, "vmferry.mjs"), "up", "--listen", `127.0.0.1:${port}`, "--data", data],
+      shimProgram(host) {
+        const release = running.shims.get(host.name) ?? present;
+        return release === present ? null : [releaseFile(release, "shim.mjs")];
       },
     });
   });

@@ -107,8 +107,6 @@ export interface FleetOptions {
   shimProgram?: (host: Host) => readonly string[] | null;
   /** Run the built bundles in dist/ instead of the sources. */
   built?: boolean;
-  /** Modules of another release to run instead of the present code, as test/releases/release.ts unpacks them. Asked at each start. */
-  release?: { controlPlane: () => string | null; shim: (host: Host) => string | null };
   log?: (line: string) => void;
 }
 
