@@ -220,7 +220,7 @@ export interface LinkStore {
   answerTo(hostId: string, queryId: string): Promise<Answer | null>;
   withdraw(hostId: string, queryId: string): Promise<void>;
 
-  /** Keeps the newest by `atMs`, the carrier's time of the message. */
+  /** Keeps the newest by `atMs`, the carrier's time of the message; within one millisecond, by its own count. */
   putProgress(hostId: string, migrationId: string, progress: Progress, atMs: number): Promise<void>;
   progress(hostId: string, migrationId: string): Promise<Progress | null>;
 

@@ -204,11 +204,12 @@ export class DynamoLinks implements LinkStore {
     const what = `progress of ${migrationId}`;
     const item = keyed(hostKey(hostId, `PROGRESS#${migrationId}`), atMs + progressMsMax, {
       atMs: { N: String(atMs) },
+      elapsedMs: { N: String(progress.elapsedMs) },
       body: { S: bodyText(what, progress) },
     });
     await this.#table.put(what, item, {
-      expression: "attribute_not_exists(pk) OR atMs <= :atMs",
-      values: { ":atMs": { N: String(atMs) } },
+      expression: "attribute_not_exists(pk) OR atMs < :atMs OR (atMs = :atMs AND elapsedMs <= :elapsedMs)",
+      values: { ":atMs": { N: String(atMs) }, ":elapsedMs": { N: String(progress.elapsedMs) } },
     });
   }
 

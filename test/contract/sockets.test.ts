@@ -25,35 +25,16 @@ import {
 } from "#protocol/message";
 import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { MemoryFeed, MemorySockets, type Wire } from "#test/fake/memory-sockets";
+import { inbox } from "./inbox.ts";
 import { progressOf, type Shim, type Switchboard, socketCases } from "./socket-cases.ts";
 import { ulid } from "./store-cases.ts";
-
-/** Messages by type, each taken once, now or when it comes. */
-function inbox() {
-  const messages: DownMessage[] = [];
-  let wake = () => {};
-  return {
-    deliver(message: DownMessage) {
-      messages.push(message);
-      wake();
-    },
-    async next(type: DownMessage["type"]): Promise<DownMessage> {
-      for (;;) {
-        const at = messages.findIndex((message) => message.type === type);
-        const [found] = at < 0 ? [] : messages.splice(at, 1);
-        if (found !== undefined) return found;
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-    },
-  };
-}
 
 describe("sockets in memory", () => {
   const sockets = new MemorySockets((ms) => new Promise((resolve) => setTimeout(resolve, ms).unref()));
   const board: Switchboard = {
     sockets,
+    tellsWhy: true,
+    settled: async () => {},
     newHost: async () => `h_${ulid()}`,
     async connect(hostId) {
       const { deliver, next } = inbox();
@@ -216,6 +197,9 @@ describe("sockets in Durable Objects", () => {
   }
 
   const board: Switchboard = {
+    tellsWhy: true,
+    // One object hears everything in order: what was sent before a question was answered has been heard.
+    settled: async () => {},
     sockets: {
       push: async (hostId, message) => z.boolean().parse(await call({ call: "push", hostId, message })),
       query: async (hostId, query, waitMs) =>
