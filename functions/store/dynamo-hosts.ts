@@ -81,12 +81,17 @@ export class DynamoHosts implements HostStore {
     const item = { pk: { S: pk }, sk: { S: sk }, hostId: { S: host.id }, enrolledAt: { S: host.enrolledAt } };
     if ((await this.#table.put(what, item, itemDoesNotExist)) === "written") return true;
     const standing = await this.#table.get(what, { pk, sk });
-    if (standing === null) return (await this.#table.put(what, item, itemDoesNotExist)) === "written";
-    const holder = textOf(what, standing, "hostId");
+    const holder = standing === null ? null : textOf(what, standing, "hostId");
     if (holder === host.id) return true;
-    const ageMs = Date.parse(host.enrolledAt) - Date.parse(textOf(what, standing, "enrolledAt"));
-    if (ageMs < nameMsAbandoned || (await this.byId(holder)) !== null) return false;
-    return (await this.#table.put(what, item, namesHost(holder))) === "written";
+    if (standing !== null && holder !== null) {
+      const ageMs = Date.parse(host.enrolledAt) - Date.parse(textOf(what, standing, "enrolledAt"));
+      if (ageMs < nameMsAbandoned || (await this.byId(holder)) !== null) return false;
+    }
+    const condition = holder === null ? itemDoesNotExist : namesHost(holder);
+    if ((await this.#table.put(what, item, condition)) === "written") return true;
+    // Refused by another, or by our own first attempt whose answer was lost.
+    const now = await this.#table.get(what, { pk, sk });
+    return now !== null && textOf(what, now, "hostId") === host.id;
   }
 
   async byId(id: string): Promise<HostRecord | null> {
@@ -160,7 +165,8 @@ export class DynamoHosts implements HostStore {
   async remove(id: string): Promise<boolean> {
     const host = await this.byId(id);
     if (host === null) return false;
-    const removed = (await this.#table.delete(`host ${id}`, hostKey(id), itemExists)) === "written";
+    // Refused: it is gone by now, perhaps by our own first attempt whose answer was lost.
+    await this.#table.delete(`host ${id}`, hostKey(id), itemExists);
     const domains = await this.#table.partition(`the domains of host ${id}`, `HOST#${id}`, "DOM#");
     await this.#table.writeAll(
       `the domains of host ${id}`,
@@ -169,7 +175,7 @@ export class DynamoHosts implements HostStore {
     );
     // Last: while the host's remains are there its name cannot be taken by another.
     await this.#table.delete(`host name ${host.name}`, nameKey(host.name), namesHost(id));
-    return removed;
+    return true;
   }
 
   async putInventory(
@@ -208,6 +214,10 @@ export class DynamoHosts implements HostStore {
     return items.map((item) => ({ ...jsonOf(what, inventoryDomainSchema, item, "row"), hostId }));
   }
 
+  /**
+   * One request, and one for each candidate: the index lags behind, and right after a migration it may show the domain
+   * where it was. So it only says where to look; what is returned is read there, strongly.
+   */
   async findDomains(nameOrUuid: string): Promise<PlacedDomain[]> {
     const what = `domains called ${nameOrUuid}`;
     const page = { limit: candidatesMax, before: null };
@@ -215,10 +225,15 @@ export class DynamoHosts implements HostStore {
     const items = isUuid
       ? await this.#table.index(what, { name: "domainUuid", hash: nameOrUuid.toLowerCase() }, page)
       : await this.#table.index(what, { name: "domainName", hash: nameOrUuid }, page);
-    return items.map((item) => ({
-      ...jsonOf(what, inventoryDomainSchema, item, "row"),
-      hostId: textOf(what, item, "domainHost"),
-    }));
+    const found = await Promise.all(
+      items.map(async (item): Promise<PlacedDomain[]> => {
+        const hostId = textOf(what, item, "domainHost");
+        const standing = await this.#table.get(what, { pk: textOf(what, item, "pk"), sk: textOf(what, item, "sk") });
+        return standing === null ? [] : [{ ...jsonOf(what, inventoryDomainSchema, standing, "row"), hostId }];
+      }),
+    );
+    // Renamed meanwhile is not what was asked for.
+    return found.flat().filter((domain) => isUuid || domain.name === nameOrUuid);
   }
 }
 

@@ -51,6 +51,10 @@ const connectMsMax = 1_000;
 const batchItemsMax = 25;
 /** Rounds for what BatchWriteItem left unprocessed; DynamoDB leaves items only when it throttles. */
 const batchRoundsMax = 5;
+/** Before the second round, then twice as long each time (AWS: "use exponential backoff"), jittered; 1.5 s in all at most. */
+const batchPauseMs = 100;
+const pauseBefore = (round: number) =>
+  new Promise((resolve) => setTimeout(resolve, batchPauseMs * 2 ** (round - 1) * (0.5 + Math.random() / 2)));
 
 export const itemDoesNotExist: Condition = { expression: "attribute_not_exists(pk)" };
 export const itemExists: Condition = { expression: "attribute_exists(pk)" };
@@ -298,6 +302,7 @@ export class DynamoTable {
     try {
       for (let round = 0; open.length > 0; round += 1) {
         const left: WriteRequest[] = [];
+        if (round > 0) await pauseBefore(round);
         for (let at = 0; at < open.length; at += batchItemsMax) {
           const command = new BatchWriteItemCommand({
             RequestItems: { [this.name]: open.slice(at, at + batchItemsMax) },

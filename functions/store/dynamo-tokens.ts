@@ -1,6 +1,7 @@
 /**
  * Join and API tokens in DynamoDB: only the digest of a secret is kept (I9). A use is taken by a conditional write, so a
- * token of N uses enrols N hosts also when more ask at once.
+ * token of N uses enrols N hosts also when more ask at once. Each use has a name of its own that is written with it: the
+ * client repeats a write whose answer was lost, and a counter alone would go down twice, or refuse the one who took the last.
  */
 import * as z from "zod/mini";
 import type { TokenRecord, TokenStore } from "../ports.ts";
@@ -20,10 +21,20 @@ const tokenSchema = z.object({
 const tokenKey = (id: string) => ({ pk: "TOKENS", sk: id });
 
 /** Times are RFC 3339 UTC with milliseconds, so text order is time order. */
-const hasUseLeftAt = (at: string): Condition => ({
-  expression: "attribute_exists(pk) AND usesLeft > :zero AND expiresAt > :at",
-  values: { ":zero": { N: "0" }, ":one": { N: "1" }, ":at": { S: at } },
+const hasUseLeftAt = (at: string, use: string): Condition => ({
+  expression: "attribute_exists(pk) AND usesLeft > :zero AND expiresAt > :at AND NOT contains(usesTaken, :use)",
+  values: {
+    ":zero": { N: "0" },
+    ":one": { N: "1" },
+    ":at": { S: at },
+    ":use": { S: use },
+    ":uses": { SS: [use] },
+  },
 });
+
+/** 72 random bits, 12 characters: they are told apart within one token, and a token of 1,000 uses stays a small item. */
+const useBytes = 9;
+const newUse = () => btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(useBytes))));
 
 export class DynamoTokens implements TokenStore {
   readonly #table: DynamoTable;
@@ -58,17 +69,24 @@ export class DynamoTokens implements TokenStore {
   }
 
   async remove(id: string): Promise<boolean> {
-    return (await this.#table.delete(`token ${id}`, tokenKey(id), itemExists)) === "written";
+    if ((await this.byId(id)) === null) return false;
+    // Refused: it is gone by now, perhaps by our own first attempt whose answer was lost.
+    await this.#table.delete(`token ${id}`, tokenKey(id), itemExists);
+    return true;
   }
 
   async use(id: string, at: string): Promise<boolean> {
-    const result = await this.#table.update(
-      `token ${id}`,
+    const what = `token ${id}`;
+    const use = newUse();
+    const taken = await this.#table.update(
+      what,
       tokenKey(id),
-      "SET usesLeft = usesLeft - :one",
-      hasUseLeftAt(at),
+      "SET usesLeft = usesLeft - :one ADD usesTaken :uses",
+      hasUseLeftAt(at, use),
     );
-    return result === "written";
+    if (taken === "written") return true;
+    const standing = await this.#table.get(what, tokenKey(id));
+    return standing?.usesTaken?.SS?.includes(use) ?? false;
   }
 }
 

@@ -77,7 +77,7 @@ export const domain = (changes: Partial<InventoryDomain> = {}): InventoryDomain 
   ...changes,
 });
 
-const token = (changes: Partial<TokenRecord> = {}): TokenRecord => ({
+export const joinToken = (changes: Partial<TokenRecord> = {}): TokenRecord => ({
   id: ulid(),
   kind: "join",
   secretSha256: sha256("secret"),
@@ -365,7 +365,7 @@ export const storeCases: Record<string, (stores: Stores) => Promise<void>> = {
     assert.deepEqual(await hosts.findDomains("no-such-domain"), []);
   },
   "a token of three uses is used three times, also at once": async ({ tokens }) => {
-    const one = token({ usesLeft: 3 });
+    const one = joinToken({ usesLeft: 3 });
     await tokens.create(one);
     assert.deepEqual(await tokens.byId(one.id), one);
     const uses = await Promise.all(Array.from({ length: 8 }, () => tokens.use(one.id, now)));
@@ -373,8 +373,8 @@ export const storeCases: Record<string, (stores: Stores) => Promise<void>> = {
     assert.equal((await tokens.byId(one.id))?.usesLeft, 0);
   },
   "an expired, removed or unlimited token gives no use": async ({ tokens }) => {
-    const expired = token({ expiresAt: now });
-    const api = token({ kind: "api", usesLeft: null, name: "ci" });
+    const expired = joinToken({ expiresAt: now });
+    const api = joinToken({ kind: "api", usesLeft: null, name: "ci" });
     await tokens.create(expired);
     await tokens.create(api);
     assert.equal(await tokens.use(expired.id, now), false);

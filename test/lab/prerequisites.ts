@@ -151,9 +151,9 @@ export async function installPrerequisites({ log }: { log: (line: string) => voi
     throw new LabRefusal(`missing Debian packages: ${missing.join(" ")}; installing needs root`, installCommand);
   log(`installing Debian packages, missing: ${missing.join(" ")}`);
   log("+ apt-get update");
-  await apt(["apt-get", "update"], log);
+  await apt(["apt-get", "update"], log, installCommand);
   log(`+ ${installWords.join(" ")}`);
-  await apt(installWords, log);
+  await apt(installWords, log, installCommand);
   const still = await missingPackages();
   if (still.length > 0)
     throw new LabRefusal(`apt-get succeeded, yet these are missing: ${still.join(" ")}`, installCommand);
@@ -162,7 +162,7 @@ export async function installPrerequisites({ log }: { log: (line: string) => voi
 /** Only the last lines are kept: apt says its cause at the end. */
 const aptTailLines = 20;
 
-function apt(words: readonly string[], log: (line: string) => void): Promise<void> {
+function apt(words: readonly string[], log: (line: string) => void, action: string): Promise<void> {
   const [program = "apt-get", ...rest] = words;
   return new Promise((resolve, reject) => {
     const child = spawn(program, rest, {
@@ -183,7 +183,7 @@ function apt(words: readonly string[], log: (line: string) => void): Promise<voi
     child.once("error", reject);
     child.once("close", (code) => {
       if (code === 0) return resolve();
-      reject(new LabRefusal(`${words.slice(0, 2).join(" ")} ended with ${code}:\n${tail.join("\n")}`, installCommand));
+      reject(new LabRefusal(`${words.slice(0, 2).join(" ")} ended with ${code}:\n${tail.join("\n")}`, action));
     });
   });
 }
@@ -200,5 +200,39 @@ export async function labSkipReason(): Promise<string | false> {
   } catch (error) {
     if (error instanceof LabRefusal) return `NO LAB: ${error.message}`;
     throw error;
+  }
+}
+
+/**
+ * For a test that needs programs of its own, which the lab does not: false when they are there, or could be installed now
+ * (root on Debian), else why not and what to do, as the `skip` of a test. With VMFERRY_LAB=required it is always false, so
+ * the test runs and fails. `what` names the thing in the reason.
+ */
+export async function toolsSkipReason(
+  what: string,
+  tools: readonly { name: string; debianPackage: string }[],
+): Promise<string | false> {
+  const missing = async () => {
+    const packages = new Set<string>();
+    for (const { name, debianPackage } of tools)
+      if ((await findProgram(name)) === undefined) packages.add(debianPackage);
+    return [...packages];
+  };
+  const lacking = await missing();
+  if (lacking.length === 0) return false;
+  const words = ["apt-get", "install", "-y", "--no-install-recommends", ...lacking];
+  const action = `sudo sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive ${words.join(" ")}'`;
+  try {
+    if ((await findProgram("apt-get")) === undefined || !isRoot())
+      throw new LabRefusal(`missing Debian packages: ${lacking.join(" ")}; installing needs root on Debian`, action);
+    console.log(`installing Debian packages, missing: ${lacking.join(" ")}`);
+    await apt(["apt-get", "update"], console.log, action);
+    await apt(words, console.log, action);
+    const still = await missing();
+    if (still.length > 0) throw new LabRefusal(`apt-get succeeded, yet these are missing: ${still.join(" ")}`, action);
+    return false;
+  } catch (error) {
+    if (!(error instanceof LabRefusal)) throw error;
+    return process.env.VMFERRY_LAB === "required" ? false : `NO ${what}: ${error.message}`;
   }
 }
