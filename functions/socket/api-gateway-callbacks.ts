@@ -74,8 +74,8 @@ export class ApiGatewayCallbacks {
         await send();
         return "sent";
       } catch (error) {
-        if (error instanceof GoneException) return "gone";
         const status = statusOf(error);
+        if (error instanceof GoneException || status === 410) return "gone";
         const isPassing = status === 429 || status >= 500 || status === 0;
         if (!isPassing || attempt >= attemptsMax) {
           this.#log.write(isPassing ? "warn" : "error", "a callback to a socket was given up", {

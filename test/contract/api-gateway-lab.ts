@@ -7,6 +7,7 @@ import { generateKeyPairSync, type KeyObject, randomBytes, sign } from "node:cry
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { mock } from "node:test";
 import { WebSocket } from "ws";
 import { openDynalite } from "#functions/cli/up-dynalite";
 import { type AwsWiring, wireAws } from "#functions/entry/aws-wiring";
@@ -48,6 +49,14 @@ export interface GatewayShim extends Shim {
 }
 
 export async function openGatewayLab() {
+  // The functions log as they do in a Lambda; what is not theirs goes where it goes.
+  const lines: string[] = [];
+  const write = process.stdout.write.bind(process.stdout);
+  const spy = mock.method(process.stdout, "write", (chunk: string | Uint8Array) => {
+    if (typeof chunk !== "string" || !chunk.startsWith('{"at":')) return write(chunk);
+    lines.push(chunk);
+    return true;
+  });
   const folder = await mkdtemp(join(tmpdir(), "vmferry-gateway-"));
   const dynalite = await openDynalite(join(folder, "dynamodb"));
   const credentials = { accessKeyId: "local", secretAccessKey: "local" };
@@ -217,6 +226,10 @@ export async function openGatewayLab() {
         });
       }),
     );
+    // A client sees the end of its socket before the gateway does.
+    const isOpen = (socket: WebSocket) => socket.readyState === socket.OPEN;
+    while (gateway.open.length > [...sockets].filter(isOpen).length)
+      await new Promise((resolve) => setTimeout(resolve, 5));
     await gateway.settled();
   }
 
@@ -227,7 +240,7 @@ export async function openGatewayLab() {
     const welcome = await line.next("welcome");
     assert.ok(welcome.type === "welcome");
     // The hello is through when its function is: then the host is reached by this connection.
-    await gateway.settled();
+    await settled();
     return {
       ...line,
       hostId,
@@ -246,6 +259,8 @@ export async function openGatewayLab() {
   return {
     gateway,
     faults,
+    /** What the functions logged, a JSON object each. */
+    lines,
     wire,
     enrol,
     newHost,
@@ -257,6 +272,7 @@ export async function openGatewayLab() {
       await gateway.stop();
       await dynalite.close();
       await rm(folder, { recursive: true });
+      spy.mock.restore();
     },
   };
 }

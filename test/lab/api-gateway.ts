@@ -102,7 +102,9 @@ export class ApiGateway {
   disconnectTimes = 1;
   /** Awaited before an event is invoked; lets a test reorder what is in flight. */
   before: ((event: GatewayEvent) => Promise<void> | void) | null = null;
+  /** Of connections that open from now on. */
   lifeMs: number;
+  /** From each connection's next message on. */
   idleMs: number;
   readonly #options: ApiGatewayOptions;
   readonly #stage: string;
@@ -157,6 +159,16 @@ export class ApiGateway {
   /** Connections that stand. */
   get open(): string[] {
     return [...this.#connections.values()].filter(({ socket }) => socket !== null).map(({ id }) => id);
+  }
+
+  /** Functions that run for an event now. */
+  get running(): number {
+    return this.#running.size;
+  }
+
+  /** Ends a connection as its life's end does, now. */
+  endLife(connectionId: string): void {
+    this.#connections.get(connectionId)?.socket?.close(1001, "Going away");
   }
 
   /** The next callbacks are answered 429. */
@@ -247,7 +259,7 @@ export class ApiGateway {
       if (!isCut) this.#said(connection, data, isBinary);
     });
     socket.on("error", () => {});
-    const life = setTimeout(() => socket.close(1001, "Going away"), this.lifeMs);
+    const life = setTimeout(() => this.endLife(connection.id), this.lifeMs);
     this.#touch(connection);
     socket.on("close", (code, reason) => {
       clearTimeout(life);
@@ -259,7 +271,7 @@ export class ApiGateway {
   #touch(connection: Connection): void {
     connection.lastActiveAt = Date.now();
     clearTimeout(connection.idle);
-    connection.idle = setTimeout(() => connection.socket?.close(1001, "Going away"), this.idleMs);
+    connection.idle = setTimeout(() => this.endLife(connection.id), this.idleMs);
   }
 
   #said(connection: Connection, data: RawData, isBinary: boolean): void {
