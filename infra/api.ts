@@ -1,7 +1,8 @@
 /**
  * The door of clients and of shims that ask where to connect. By default an HTTP API of API Gateway, which buffers: a
  * stream of events ends within 29 s there and is resumed. `VMFERRY_DOOR=function-url` takes the function's own address,
- * which streams up to the function's time. Either is open to the internet; the functions ask for a token themselves.
+ * which streams for up to 15 min; a watcher then pays for a function that waits. Either is open to the internet; the
+ * functions ask for a token themselves.
  */
 import { createDomain } from "./domain.ts";
 import { createFunction, type FunctionInput, named } from "./function.ts";
@@ -11,6 +12,9 @@ import type { Settings } from "./stage.ts";
 
 /** Of the account's 10,000 requests a second, clients may take this many; a stray loop must not starve the shims. */
 const throttle = { throttlingRateLimit: 500, throttlingBurstLimit: 250 };
+
+/** The longest that Lambda lets a function live. functions/entry/lambda-http.ts ends a stream a minute before. */
+const streamSeconds = 900;
 
 type Input = Pick<FunctionInput, "stage" | "storage" | "secrets"> & { settings: Settings; sockets: Sockets };
 export type Api = ReturnType<typeof createApi>;
@@ -23,7 +27,7 @@ export function createApi({ stage, settings, storage, secrets, sockets }: Input)
     storage,
     secrets,
     sockets,
-    entry: streamed ? "streamHandler" : "handler",
+    ...(streamed ? { entry: "streamed", timeoutSeconds: streamSeconds } : {}),
     environment: settings.domain === null ? {} : { PUBLIC_URL: `https://${settings.domain.name}` },
     statements: $resolve({ ...storage.arns, stage: sockets.stageArn }).apply((arns) => [
       ...tableUse(arns.table),

@@ -1,6 +1,6 @@
 /**
  * `npm run build`: everything that is shipped, as data. The command line in pieces so that short commands load little, the
- * Worker as one module, the shim as one file that needs nothing beside Node.
+ * Worker as one module, each Lambda as one file, the shim as one file that needs nothing beside Node.
  */
 import { existsSync } from "node:fs";
 import { chmod, rm, stat } from "node:fs/promises";
@@ -8,6 +8,8 @@ import { isBuiltin } from "node:module";
 import { join } from "node:path";
 import { type BuildOptions, build, type Plugin } from "esbuild";
 import { workerBuild } from "../functions/cli/up-worker.ts";
+import { contentsOf, contentsText, weigh } from "./bundle-contents.ts";
+import { lambdaBuild, lambdaNames } from "./lambda-build.ts";
 
 const root = join(import.meta.dirname, "..");
 const dist = join(root, "dist");
@@ -93,6 +95,8 @@ const targets: Target[] = [
   },
 ];
 
+const kib = (bytes: number) => (bytes / 1024).toFixed(0);
+
 await rm(dist, { recursive: true, force: true });
 for (const { name, file, options } of targets) {
   if (file === "shim.mjs" && missing.length > 0) {
@@ -102,5 +106,15 @@ for (const { name, file, options } of targets) {
   await build(options);
   const path = join(dist, file);
   await chmod(path, 0o755);
-  console.log(`${name}: dist/${file} ${((await stat(path)).size / 1024).toFixed(0)} KiB`);
+  console.log(`${name}: dist/${file} ${kib((await stat(path)).size)} KiB`);
+}
+
+const { metafile } = await build({ ...lambdaBuild(root), outdir: dist });
+if (metafile === undefined) throw new Error("esbuild wrote no metafile");
+for (const name of lambdaNames) {
+  const output = `dist/${name}.mjs`;
+  const { rawBytes, gzipBytes } = await weigh(join(root, output));
+  console.log(
+    `${name}: ${output} ${kib(rawBytes)} KiB, gzip ${kib(gzipBytes)} KiB: ${contentsText(contentsOf(metafile, output))}`,
+  );
 }

@@ -30,7 +30,7 @@ interface Input {
 export function createEdge({ settings, storage, secrets }: Input) {
   const key = accessKey(storage);
   const script = artifact("worker.mjs");
-  const worker = new sst.cloudflare.Worker("Edge", {
+  const worker = new sst.cloudflare.Worker("Worker", {
     handler: "dist/worker.mjs",
     url: true,
     ...(settings.domain === null ? {} : { domain: settings.domain.name }),
@@ -78,11 +78,11 @@ const hidden = (values: Values) =>
   Object.entries(values).map(([name, text]) => ({ type: "secret_text", name, text: $util.secret(text) }));
 
 function accessKey(storage: Storage) {
-  const user = new aws.iam.User("EdgeUser", { name: named("edge"), forceDestroy: true });
-  new aws.iam.UserPolicy("EdgeUserPolicy", {
+  const user = new aws.iam.User("WorkerUser", { name: named("worker"), forceDestroy: true });
+  new aws.iam.UserPolicy("WorkerUserPolicy", {
     user: user.name,
     name: "vmferry",
     policy: $resolve(storage.arns).apply(({ table, bucket }) => policyOf([...tableUse(table), ...objectUse(bucket)])),
   });
-  return new aws.iam.AccessKey("EdgeKey", { user: user.name });
+  return new aws.iam.AccessKey("WorkerKey", { user: user.name });
 }

@@ -31,6 +31,8 @@ export interface FunctionInput {
   statements: $util.Output<readonly Statement[]>;
   /** The exported name that Lambda calls. */
   entry?: string;
+  /** Instead of the kind's own. */
+  timeoutSeconds?: number;
   environment?: Record<string, $util.Input<string>>;
 }
 
@@ -39,7 +41,7 @@ export const named = (part: string) => `${$app.name}-${$app.stage}-${part}`;
 
 export function createFunction(input: FunctionInput) {
   const { kind, stage, storage, secrets, sockets, statements, entry = "handler", environment = {} } = input;
-  const { memoryMiB, timeoutSeconds, purpose } = kinds[kind];
+  const { memoryMiB, purpose } = kinds[kind];
   const name = named(kind);
   const label = `${kind[0]?.toUpperCase()}${kind.slice(1)}`;
   const file = `lambda-${kind}.mjs`;
@@ -71,7 +73,7 @@ export function createFunction(input: FunctionInput) {
       handler: `lambda-${kind}.${entry}`,
       code: new $util.asset.AssetArchive({ [file]: new $util.asset.FileAsset(artifact(file)) }),
       memorySize: memoryMiB,
-      timeout: timeoutSeconds,
+      timeout: input.timeoutSeconds ?? kinds[kind].timeoutSeconds,
       // Lines of JSON as the functions write them.
       loggingConfig: { logFormat: "Text", logGroup: log.name },
       environment: {

@@ -18,7 +18,7 @@ const removedDays = 7;
 export type Storage = ReturnType<typeof createStorage>;
 
 export function createStorage({ kept }: Stage) {
-  const table = new sst.aws.Dynamo("Table", {
+  const table = new sst.aws.Dynamo("Store", {
     fields: Object.fromEntries(keyAttributes().map((name) => [name, "string" as const])),
     primaryIndex: { hashKey: "pk", rangeKey: "sk" },
     globalIndexes: Object.fromEntries(

@@ -3,22 +3,8 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { BuildOptions, Plugin } from "esbuild";
-
-/**
- * The SDK's browser XML parser needs DOMParser, which workerd does not have: every error of S3 would become a
- * ReferenceError. The parser for other runtimes is put in its place.
- */
-const xmlParser: Plugin = {
-  name: "xml-parser-without-dom",
-  setup(build) {
-    build.onLoad({ filter: /@aws-sdk[/\\]xml-builder[/\\]dist-es[/\\]xml-parser\.browser\.js$/ }, async ({ path }) => ({
-      contents: await readFile(join(dirname(path), "xml-parser.js"), "utf8"),
-      loader: "js",
-      resolveDir: dirname(path),
-    }));
-  },
-};
+import type { BuildOptions } from "esbuild";
+import { sdkPlugins } from "../../infra/sdk-diet.ts";
 
 /** How the Worker must be bundled; the platform and the conditions are those that the SDK works with in workerd. */
 export const workerBuild = (root: string): BuildOptions => ({
@@ -31,7 +17,7 @@ export const workerBuild = (root: string): BuildOptions => ({
   format: "esm",
   target: "es2024",
   external: ["cloudflare:*", "node:*"],
-  plugins: [xmlParser],
+  plugins: sdkPlugins,
   logLevel: "warning",
 });
 

@@ -7,8 +7,7 @@
  * long before its session ends.
  */
 import * as z from "zod/mini";
-import { createApp } from "#functions/http/app";
-import type { AppDeps, EventsCarrier } from "#functions/http/deps";
+import type { AppDeps } from "#functions/http/deps";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { type LinkStore, type Ports, paceOf } from "../ports.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
@@ -93,8 +92,8 @@ export interface AwsWiring {
   /** How long the carrier lets a connection live. */
   lifeMs: number;
   progressMs: number;
-  /** The HTTP face for a carrier of its answers. */
-  app(carrier: EventsCarrier): ReturnType<typeof createApp>;
+  /** For the HTTP face, which only one of the functions has in its bundle. */
+  deps: AppDeps;
 }
 
 /** Lambda gives a process one invocation at a time, so the log can say which without being told. */
@@ -168,14 +167,6 @@ function wired(env: AwsEnv): AwsWiring {
     pace: paceOf(env.HEARTBEAT_MS),
   };
   const runner = createRunner(ports);
-  const deps: AppDeps = {
-    ports,
-    runner,
-    adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
-    publicUrl: env.PUBLIC_URL,
-    storeMetrics: () => counter.text(),
-    door: { socket: env.SOCKET_URL, hello: "connect" },
-  };
   return {
     ports,
     runner,
@@ -184,6 +175,13 @@ function wired(env: AwsEnv): AwsWiring {
     callbacks: sockets.callbacks,
     lifeMs: env.CONNECTION_LIFE_MS,
     progressMs: env.PROGRESS_MS,
-    app: (eventsCarrier) => createApp({ ...deps, eventsCarrier }),
+    deps: {
+      ports,
+      runner,
+      adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
+      publicUrl: env.PUBLIC_URL,
+      storeMetrics: () => counter.text(),
+      door: { socket: env.SOCKET_URL, hello: "connect" },
+    },
   };
 }

@@ -4,6 +4,7 @@
  */
 import { Hono } from "hono";
 import { handle, type LambdaContext, streamHandle } from "hono/aws-lambda";
+import { createApp } from "../http/app.ts";
 import type { EventsCarrier } from "../http/deps.ts";
 import { faultOf, problemResponse } from "../http/problem.ts";
 import { invoked, wireAws } from "./aws-wiring.ts";
@@ -23,11 +24,11 @@ interface Invocation {
 
 /** Wired with the first request and not while it is loaded, so that an environment that lacks something is an answer with a line in the log. */
 function front(carrier: EventsCarrier) {
-  let app: ReturnType<ReturnType<typeof wireAws>["app"]> | null = null;
+  let app: ReturnType<typeof createApp> | null = null;
   const hono = new Hono<{ Bindings: Invocation }>();
   hono.all("*", (context) => {
     invoked((context.env.lambdaContext ?? context.env.context)?.awsRequestId);
-    app ??= wireAws(process.env).app(carrier);
+    app ??= createApp({ ...wireAws(process.env).deps, eventsCarrier: carrier });
     return app.fetch(context.req.raw);
   });
   hono.onError((error) => {
