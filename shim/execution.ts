@@ -110,6 +110,12 @@ export const refusal = (command: Command, fault: FaultBody): Report => ({
   result: { ok: false, fault },
 });
 
+/** The refusal of a command of a migration that this host has finished with. */
+export function forgottenRefusal(command: Command): Report {
+  const report = refusal(command, staleFault(command, null));
+  return report.result.ok ? report : { ...report, result: { ...report.result, forgotten: true } };
+}
+
 export const staleFault = (command: Command, known: number | null): FaultBody => ({
   code: "epoch.stale",
   cause:

@@ -17,7 +17,7 @@ import type { Progress, UpMessage } from "#protocol/message";
 import { ticketKindOf } from "#protocol/ticket";
 import { canonical } from "./canonical.ts";
 import type { Clock } from "./clock.ts";
-import { conflictFault, refusal, runStep, sendable, staleFault, unbegunFault } from "./execution.ts";
+import { conflictFault, forgottenRefusal, refusal, runStep, sendable, staleFault, unbegunFault } from "./execution.ts";
 import { armedMilestone } from "./hand-over.ts";
 import { InspectionDesk } from "./inspection-desk.ts";
 import type { Log } from "./log.ts";
@@ -203,7 +203,7 @@ export class Executor {
     const damage = this.#damaged.get(command.migrationId);
     if (damage !== undefined) return refusal(command, damage.toBody());
     if (lane?.closed === true || this.#parts.journal.forgottenEpoch(command.migrationId) !== null)
-      return refusal(command, staleFault(command, null));
+      return forgottenRefusal(command);
     const known = this.#known(command, lane);
     // Once answered as not begun, it never is: the functions may have turned round by then.
     const unbegun = this.#refused.get(command.id);
@@ -315,7 +315,7 @@ export class Executor {
       // After all waiting: a newer decision may have come meanwhile.
       if (!resumed && (lane.closed || command.epoch < lane.epoch)) {
         lane.taken.delete(command.id);
-        this.#answer(refusal(command, staleFault(command, lane.closed ? null : lane.epoch)));
+        this.#answer(lane.closed ? forgottenRefusal(command) : refusal(command, staleFault(command, lane.epoch)));
         return;
       }
       const history = lane.record.history();

@@ -7,7 +7,13 @@ import type { BlobName, StoredBlob } from "./state.ts";
 export type StoredReport = Omit<Report, "result"> & {
   result:
     | { ok: true; body: ReportBody; blobs: Partial<Record<BlobName, StoredBlob>> }
-    | { ok: false; fault: FaultBody; sourceState?: DomainState | undefined; receipt?: Receipt | undefined };
+    | {
+        ok: false;
+        fault: FaultBody;
+        sourceState?: DomainState | undefined;
+        receipt?: Receipt | undefined;
+        forgotten?: true | undefined;
+      };
 };
 
 export type MigrationEvent =

@@ -13,6 +13,7 @@ import { advances, contradicts, type Success, stepsOf } from "./advance.ts";
 import { change, type Draft, draftOf, enter, fail, failureOf, issue, note, type Transition } from "./draft.ts";
 import type { MigrationEvent, StoredReport } from "./event.ts";
 import { ticked } from "./overdue.ts";
+import { overtaken } from "./overtaken.ts";
 import { resolved, swept } from "./resolution.ts";
 import { confirmSource, hold, persistentSteps, retreat, wake } from "./retreat.ts";
 import type { Failure, MigrationState, Pending, Step } from "./state.ts";
@@ -65,6 +66,7 @@ function reported(draft: Draft, { report }: Reported): Draft {
   if (pending === undefined || !stepsOf[pending.kind].includes(draft.state.step)) return draft;
   if (draft.state.step === "sweeping") return swept(draft, pending, report.result);
   const awake = wake(draft);
+  if (!report.result.ok && report.result.forgotten === true) return overtaken(awake, pending.side);
   if (!report.result.ok) return failed(awake, pending, report.result, report.ms);
   const { body, blobs } = report.result;
   if (body.kind !== pending.kind || body.kind === "restoreBundle") return draft;

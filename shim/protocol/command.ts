@@ -281,6 +281,8 @@ export const reportSchema = z.object({
       sourceState: z.optional(domainStateSchema),
       /** Of a failed Perform: what the destination has stated by its ticket already. */
       receipt: z.optional(receiptSchema),
+      /** This host had finished with the migration and forgotten it before the command came: nothing was executed. */
+      forgotten: z.optional(z.literal(true)),
     }),
   ]),
 });

@@ -265,3 +265,70 @@ describe("what a hostile review found", () => {
     assert.deepEqual([wrong.status, wrong.step, wrong.failure?.code], ["stranded", "ended", "snapshot.mismatch"]);
   });
 });
+
+describe("a record that is older than what the hosts have done (a table put back from a backup)", () => {
+  const forgotten = (state: MigrationState, pending: MigrationState["pending"][number]) => {
+    const report = failureReport(state, pending, {
+      fault: { code: "epoch.stale", cause: "forgotten", action: "Nothing.", retry: "never" },
+    });
+    assert.ok(!report.result.ok);
+    return { type: "reported", at, report: { ...report, result: { ...report.result, forgotten: true } } } as const;
+  };
+
+  test("from every state: hosts that have forgotten it are sent nothing forward, and the domain is free", () => {
+    const ways = new Map<string, number>();
+    for (const { to } of explored.arrows) {
+      let { state } = to;
+      if (state.step === "ended" || state.step === "sweeping") continue;
+      const begin = state.step;
+      for (let round = 0; round < 8; round += 1) {
+        const [pending] = state.pending;
+        const next =
+          pending === undefined
+            ? transition(state, { type: "ticked", at: later, unreachable: [], elapsedMs: null })
+            : transition(state, forgotten(state, pending));
+        const sent = next.effects.flatMap((effect) => (effect.type === "send" ? [effect.pending.kind] : []));
+        if (pending !== undefined)
+          for (const kind of sent)
+            assert.ok(["finish", "confirm", "settle", "restore", "unstage"].includes(kind), `${begin} sent ${kind}`);
+        state = next.state;
+        if (state.endedAt === null) continue;
+        assert.ok(next.effects.some(({ type }) => type === "release"));
+        break;
+      }
+      if (state.endedAt === null) assert.fail(`${begin} does not end when both hosts have forgotten it`);
+      const way = `${begin} -> ${state.status}`;
+      ways.set(way, (ways.get(way) ?? 0) + 1);
+    }
+    assert.ok(ways.size > 10, `${[...ways.keys()].join(", ")}`);
+  });
+
+  test("the destination's journal says how it ended when the source alone has forgotten it", () => {
+    let state = reached("performing");
+    const [perform] = state.pending;
+    assert.ok(perform);
+    ({ state } = transition(state, forgotten(state, perform)));
+    const [finish] = state.pending;
+    assert.ok(finish?.kind === "finish");
+    const started = successes("finish").started;
+    assert.ok(started);
+    ({ state } = transition(state, { type: "reported", at, report: success(state, finish, started) }));
+    const [confirm] = state.pending;
+    assert.ok(confirm?.kind === "confirm");
+    ({ state } = transition(state, forgotten(state, confirm)));
+    const [settle] = state.pending;
+    assert.ok(settle?.kind === "settle");
+    const done = successes("settle").done;
+    assert.ok(done);
+    ({ state } = transition(state, { type: "reported", at, report: success(state, settle, done) }));
+    assert.equal(state.status, "completed");
+  });
+
+  test("an old report of a forgotten migration changes nothing", () => {
+    const state = reached("performing");
+    const [perform] = state.pending;
+    assert.ok(perform);
+    const stale = forgotten(state, { ...perform, id: `${state.id}:perform:7` });
+    assert.equal(transition(state, stale).state, state);
+  });
+});

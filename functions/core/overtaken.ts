@@ -1,0 +1,54 @@
+/**
+ * A host that says that it has finished with a migration, while its record waits for that very host, is right: hosts forget a migration when their
+ * last report of it is stored, so the record is older than what happened. That is a table put back from a backup. Nothing is asked of such a
+ * host again; what is left of the way is asked of the other, whose journal says how it ended (I7), and then the domain is free.
+ *
+ * The destination's last step comes after the source's, so a destination that has forgotten means that all is over.
+ */
+import type { Side } from "#protocol/command";
+import { change, type Draft, end, enter, fail, failureOf, note } from "./draft.ts";
+import { restoreSource, rolledBack, settleDestination, undoDestination } from "./retreat.ts";
+
+/** What follows when the host of that side has forgotten the migration. */
+export function overtaken(draft: Draft, side: Side): Draft {
+  const { step, touched } = draft.state;
+  const noted = note(draft, {
+    side,
+    note: `${draft.state[side].name} has finished with this migration already: this record is older than that`,
+  });
+  if (step === "settling") return end(noted, "completed", "completed before this record was put back");
+  if (step === "unstaging") return rolledBack(noted);
+  if (side === "destination") return over(noted);
+  switch (step) {
+    case "confirming":
+      return settleDestination(noted);
+    case "abortingConfirm":
+      return restoreSource(noted);
+    case "restoring":
+      return undoDestination(noted);
+    default:
+      if (!touched.staged && !touched.prepared) return over(noted);
+      return enter(change(noted, { epoch: noted.state.epoch + 1 }), "abortingFinish", "finish");
+  }
+}
+
+/** How it ended is not in the record any more; the hosts know where the domain is. */
+const over = (draft: Draft): Draft =>
+  end(
+    fail(
+      draft,
+      failureOf(
+        {
+          code: "epoch.stale",
+          cause:
+            "The hosts have finished with this migration; its record is older than that, as after a table was put back from a backup.",
+          action: "Nothing was touched. See where the domain is: vmferry domains, vmferry drift.",
+          retry: "never",
+        },
+        draft.state.step,
+        null,
+      ),
+    ),
+    "stranded",
+    "over on the hosts; how it ended is not in this record",
+  );
