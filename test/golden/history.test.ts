@@ -15,11 +15,12 @@ import { MemoryMigrations } from "#test/fake/memory-store";
 import { ticketSigner } from "#test/simulation/sim-keys";
 import { eventTypesKnown, type History, historiesOf, releases, type Stored } from "./history-reader.ts";
 
-/** What of a state decides what happens next. The rest is the story: its words may get better. */
+/** What of a state decides what happens next. The rest is the story, whose words may get better, and the patience of the timer. */
 function whatMatters(state: MigrationState) {
-  const { updatedAt, timeline, failure, abortCause, findings, ...matters } = state;
+  const { updatedAt, timeline, failure, abortCause, findings, pending, ...matters } = state;
   const known = (one: typeof failure) => one && { code: one.code, phase: one.phase, side: one.side };
-  return { ...matters, failure: known(failure), abortCause: known(abortCause), lines: timeline.length };
+  const awaited = pending.map(({ id, kind, side }) => ({ id, kind, side }));
+  return { ...matters, awaited, failure: known(failure), abortCause: known(abortCause) };
 }
 
 /** Where the present code deliberately goes another way than a release did: `release history: why`. */
