@@ -31,7 +31,7 @@ export const plaguedCases: Record<string, FaultCase> = Object.fromEntries(
   ]),
 );
 
-/** One write of each kind, what it must answer, and a reading that shows whether it was done. */
+/** Chains of writes, one of each kind: what it must answer, and a reading that shows whether it was done. */
 function writes({ migrations, tasks, hosts, tokens }: DynamoStores) {
   const state = migration();
   const one = host();
@@ -64,149 +64,154 @@ function writes({ migrations, tasks, hosts, tokens }: DynamoStores) {
     read: () => Promise<unknown>,
   ) => ({ name, answer, write, done, read });
   const version = async () => (await migrations.load(state.id))?.version;
-  return [
-    step("create", "committed", () => migrations.create(state), 1, version),
-    step("commit", "committed", () => migrations.commit({ ...state, version: 2 }), 2, version),
-    step(
-      "putBlob",
-      blob,
-      () => migrations.putBlob(state.id, "A", bytes, blob.sha256),
-      bytes,
-      () => migrations.getBlob(state.id, blob),
-    ),
-    step(
-      "lockDomain",
-      true,
-      () => migrations.lockDomain(lock),
-      { migrationId: state.id },
-      () => migrations.domainLock(lock.domainUuid),
-    ),
-    step(
-      "unlockDomain",
-      undefined,
-      () => migrations.unlockDomain(lock.domainUuid, state.id),
-      null,
-      () => migrations.domainLock(lock.domainUuid),
-    ),
-    step(
-      "point",
-      undefined,
-      () => migrations.point([one.id, "h_2"], state.id),
-      [state.id],
-      () => migrations.migrationsOf(one.id),
-    ),
-    step(
-      "unpoint",
-      undefined,
-      () => migrations.unpoint([one.id, "h_2"], state.id),
-      [],
-      () => migrations.migrationsOf(one.id),
-    ),
-    step(
-      "bindKey",
-      bound,
-      () => migrations.bindKey(key),
-      bound,
-      () => migrations.bindKey({ ...key, resource: "other" }),
-    ),
-    step(
-      "tasks.create",
-      "committed",
-      () => tasks.create(task),
-      task,
-      () => tasks.load(task.id),
-    ),
-    step(
-      "tasks.commit",
-      "committed",
-      () => tasks.commit({ ...task, version: 2 }),
-      { ...task, version: 2 },
-      () => tasks.load(task.id),
-    ),
-    step(
-      "hosts.create",
-      "committed",
-      () => hosts.create(one),
-      one,
-      () => hosts.byName(one.name),
-    ),
-    step(
-      "hosts.seen",
-      undefined,
-      () => hosts.seen(one.id, { at: seenAt }),
-      { ...one, lastSeenAt: seenAt },
-      () => hosts.byId(one.id),
-    ),
-    step(
-      "hosts.setCordoned",
-      true,
-      () => hosts.setCordoned(one.id, true),
-      true,
-      async () => (await hosts.byId(one.id))?.cordoned,
-    ),
-    step(
-      "hosts.putInventory",
-      undefined,
-      () => hosts.putInventory(one.id, { full: true, domains: [placed], gone: [] }),
-      [{ ...placed, hostId: one.id }],
-      () => hosts.domainsOf(one.id),
-    ),
-    step(
-      "hosts.remove",
-      true,
-      () => hosts.remove(one.id),
-      null,
-      () => hosts.byName(one.name),
-    ),
-    step(
-      "tokens.create",
-      undefined,
-      () => tokens.create(token),
-      token,
-      () => tokens.byId(token.id),
-    ),
-    step(
-      "tokens.use",
-      true,
-      () => tokens.use(token.id, state.createdAt),
-      token.usesLeft === null ? null : token.usesLeft - 1,
-      async () => (await tokens.byId(token.id))?.usesLeft,
-    ),
-    step(
-      "tokens.remove",
-      true,
-      () => tokens.remove(token.id),
-      null,
-      () => tokens.byId(token.id),
-    ),
-  ];
+  return {
+    migrations: [
+      step("create", "committed", () => migrations.create(state), 1, version),
+      step("commit", "committed", () => migrations.commit({ ...state, version: 2 }), 2, version),
+      step(
+        "putBlob",
+        blob,
+        () => migrations.putBlob(state.id, "A", bytes, blob.sha256),
+        bytes,
+        () => migrations.getBlob(state.id, blob),
+      ),
+      step(
+        "lockDomain",
+        true,
+        () => migrations.lockDomain(lock),
+        { migrationId: state.id },
+        () => migrations.domainLock(lock.domainUuid),
+      ),
+      step(
+        "unlockDomain",
+        undefined,
+        () => migrations.unlockDomain(lock.domainUuid, state.id),
+        null,
+        () => migrations.domainLock(lock.domainUuid),
+      ),
+      step(
+        "point",
+        undefined,
+        () => migrations.point([one.id, "h_2"], state.id),
+        [state.id],
+        () => migrations.migrationsOf(one.id),
+      ),
+      step(
+        "unpoint",
+        undefined,
+        () => migrations.unpoint([one.id, "h_2"], state.id),
+        [],
+        () => migrations.migrationsOf(one.id),
+      ),
+      step(
+        "bindKey",
+        bound,
+        () => migrations.bindKey(key),
+        bound,
+        () => migrations.bindKey({ ...key, resource: "other" }),
+      ),
+    ],
+    tasks: [
+      step(
+        "tasks.create",
+        "committed",
+        () => tasks.create(task),
+        task,
+        () => tasks.load(task.id),
+      ),
+      step(
+        "tasks.commit",
+        "committed",
+        () => tasks.commit({ ...task, version: 2 }),
+        { ...task, version: 2 },
+        () => tasks.load(task.id),
+      ),
+    ],
+    hosts: [
+      step(
+        "hosts.create",
+        "committed",
+        () => hosts.create(one),
+        one,
+        () => hosts.byName(one.name),
+      ),
+      step(
+        "hosts.seen",
+        undefined,
+        () => hosts.seen(one.id, { at: seenAt }),
+        { ...one, lastSeenAt: seenAt },
+        () => hosts.byId(one.id),
+      ),
+      step(
+        "hosts.setCordoned",
+        true,
+        () => hosts.setCordoned(one.id, true),
+        true,
+        async () => (await hosts.byId(one.id))?.cordoned,
+      ),
+      step(
+        "hosts.putInventory",
+        undefined,
+        () => hosts.putInventory(one.id, { full: true, domains: [placed], gone: [] }),
+        [{ ...placed, hostId: one.id }],
+        () => hosts.domainsOf(one.id),
+      ),
+      step(
+        "hosts.remove",
+        true,
+        () => hosts.remove(one.id),
+        null,
+        () => hosts.byName(one.name),
+      ),
+    ],
+    tokens: [
+      step(
+        "tokens.create",
+        undefined,
+        () => tokens.create(token),
+        token,
+        () => tokens.byId(token.id),
+      ),
+      step(
+        "tokens.use",
+        true,
+        () => tokens.use(token.id, state.createdAt),
+        token.usesLeft === null ? null : token.usesLeft - 1,
+        async () => (await tokens.byId(token.id))?.usesLeft,
+      ),
+      step(
+        "tokens.remove",
+        true,
+        () => tokens.remove(token.id),
+        null,
+        () => tokens.byId(token.id),
+      ),
+    ],
+  };
 }
 
 /** As many as the client makes of one request. */
 const attempts = 3;
 
-export const faultCases: Record<string, FaultCase> = {
-  "a moment's throttle is bridged by every call": async ({ faulty, stores }) => {
-    faulty.plague = "throttle";
-    for (const { name, answer, write, done, read } of writes(stores)) {
+/** The client waits half a second after a throttle: the chains of writes go side by side, each in a world of its own. */
+const chains = ["migrations", "tasks", "hosts", "tokens"] as const;
+
+const throttleCases = (chain: (typeof chains)[number]): Record<string, FaultCase> => ({
+  [`a moment's throttle is bridged by every write: ${chain}`]: async ({ faulty, stores }) => {
+    for (const { name, answer, write, done, read } of writes(stores)[chain]) {
+      faulty.plague = "throttle";
       const struck = faulty.struck();
       assert.deepEqual(await write(), answer, name);
       assert.ok(faulty.struck() > struck, name);
+      faulty.plague = "none";
       assert.deepEqual(await read(), done, name);
     }
   },
-  "a moment's failure inside DynamoDB is bridged by every call": async ({ faulty, stores }) => {
-    faulty.plague = "refuse";
-    for (const { name, answer, write, done, read } of writes(stores)) {
-      assert.deepEqual(await write(), answer, name);
-      assert.deepEqual(await read(), done, name);
-    }
-  },
-  "a throttle that lasts is a fault that may be repeated, and the repeated call goes through": async ({
+  [`a throttle that lasts is a fault that may be repeated, and the repeated write goes through: ${chain}`]: async ({
     faulty,
     stores,
   }) => {
-    for (const { name, answer, write, done, read } of writes(stores)) {
+    for (const { name, answer, write, done, read } of writes(stores)[chain]) {
       faulty.throttleNext = attempts;
       await assert.rejects(write(), throwsFault("store.unreachable"), name);
       assert.equal(faulty.throttleNext, 0, name);
@@ -214,9 +219,22 @@ export const faultCases: Record<string, FaultCase> = {
       assert.deepEqual(await read(), done, name);
     }
   },
+});
+
+export const faultCases: Record<string, FaultCase> = {
+  ...Object.fromEntries(chains.flatMap((chain) => Object.entries(throttleCases(chain)))),
+  "a moment's failure inside DynamoDB is bridged by every call": async ({ faulty, stores }) => {
+    faulty.plague = "refuse";
+    for (const { name, answer, write, done, read } of Object.values(writes(stores)).flat()) {
+      assert.deepEqual(await write(), answer, name);
+      assert.deepEqual(await read(), done, name);
+    }
+  },
   "a write whose answers were all lost may be repeated and is our own": async ({ faulty, stores }) => {
     // A token's use is a new one when the caller asks again: the first is lost with its answer, and never given twice.
-    for (const { name, answer, write, done, read } of writes(stores).filter((one) => !lostWithAnswer.has(one.name))) {
+    for (const { name, answer, write, done, read } of Object.values(writes(stores))
+      .flat()
+      .filter((one) => !lostWithAnswer.has(one.name))) {
       faulty.loseNext = attempts;
       await assert.rejects(write(), throwsFault("store.unreachable"), name);
       assert.deepEqual(await write(), answer, name);
