@@ -72,13 +72,14 @@ export function gaps(writer: Schema, reader: Schema, path = ""): string[] {
     const found = reader.alternatives.map((read) => between(written, read, path));
     if (found.some((each) => each.length === 0)) return [];
     // The nearest alternative says best what is missing: of one kind with the written one, if there is such.
-    return found.toSorted((one, other) => rank(one) - rank(other))[0] ?? [`${path}: nothing is read`];
+    const nearest = found.toSorted((one, next) => farness(one) - farness(next))[0] ?? [`${path}: nothing is read`];
+    return nearest.map((each) => each.replace(another, ""));
   });
 }
 
-/** Another kind of thing is farther away than the same thing with a gap in it. */
-const rank = (found: readonly string[]) =>
-  found.length + (found.some((each) => each.includes(" is not known")) ? 1_000 : 0);
+/** The mark of a gap that only says that this is another member of the union. */
+const another = " (another member)";
+const farness = (found: readonly string[]) => (found.some((each) => each.endsWith(another)) ? 1 : 0);
 
 function between(writer: Schema, reader: Schema, path: string): string[] {
   const [written, read] = [writer.node, reader.node];
@@ -112,7 +113,7 @@ function objects(writer: Schema, reader: Schema, path: string): string[] {
     if (told === undefined || taken === undefined || !("const" in reader.of(taken).node)) return [];
     return gaps(writer.of(told), reader.of(taken), `${path}.${name}`);
   });
-  if (other.length > 0) return other;
+  if (other.length > 0) return other.map((each) => `${each}${another}`);
   const missing = (read.required ?? []).filter((name) => written.required?.includes(name) !== true);
   const known = Object.entries(read.properties ?? {}).flatMap(([name, value]) => {
     const told = written.properties?.[name];
