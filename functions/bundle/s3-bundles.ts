@@ -2,6 +2,13 @@
  * Bundles and large cookies in a bucket over the S3 API: the real one, or the local face behind our own port. Objects are
  * named by their own SHA-256 and written with If-None-Match, so they are immutable and a repeated upload is no upload.
  * What a shim may send is fixed by the signature: key, length and checksum; a leaked URL is worthless after five minutes.
+ *
+ * Where S3 servers differ (test/contract/bundles.test.ts runs the same cases on the local face and on Ceph's gateway):
+ * - Ceph before 19 does not look at x-amz-checksum-sha256, so other bytes of the granted length are taken. The key is the
+ *   digest and every reader compares it, so they are refused when read, not when written.
+ * - Swift's S3 face (2.30) answers 501 to If-None-Match on PUT: it cannot be used, since what can be overwritten is not
+ *   immutable.
+ * - Default checksums of the SDK are off, see below: not every server undoes the chunks in which they come.
  */
 import {
   DeleteObjectCommand,

@@ -10,6 +10,10 @@
  *   TASK#id / STATE           a bundle task          KEY#digest / KEY         an idempotency key
  * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations), `domainName`, `domainUuid`.
  * `row` is what an index projects: the JSON of what a list shows, so that a list never reads whole states.
+ *
+ * dynalite and DynamoDB Local pass the same cases (test/contract/store.test.ts); they differ where this file does not go:
+ * dynalite has no transactions, no ReturnValuesOnConditionCheckFailure (a refused write is read again instead) and sets no
+ * TTL; its indexes never lag, so lag is made by a proxy in the tests. DynamoDB Local takes access keys of letters and digits only.
  */
 import {
   type AttributeValue,

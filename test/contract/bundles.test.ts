@@ -1,25 +1,24 @@
-/** The bucket: the contract cases in memory, on the S3 face in Node, and on the face as `vmferry up` serves it from workerd. */
+/**
+ * The bucket: the contract cases in memory, on the S3 face in Node, on the face as `vmferry up` serves it from workerd, and on
+ * an S3 server that is none of ours (Ceph's gateway, where Debian's packages are to be had).
+ */
 import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { request as httpRequest } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import {
-  GetObjectCommand,
-  ListObjectsV2Command,
-  type ListObjectsV2CommandOutput,
-  PutObjectCommand,
-  S3Client,
-} from "@aws-sdk/client-s3";
+import { CreateBucketCommand } from "@aws-sdk/client-s3";
 import { S3Bundles } from "#functions/bundle/s3-bundles";
 import { createFace } from "#functions/bundle/s3-face";
 import { startUp, type Up } from "#functions/cli/up";
 import { RequestCounter } from "#functions/store/request-counter";
+import { type S3Server, s3ServerSkipReason, startS3Server } from "#lab/s3-server";
 import { grantMsMax } from "#protocol/limits";
 import { MemoryBundles } from "#test/fake/memory-bundles";
 import { MemoryObjects } from "#test/fake/memory-objects";
 import { type Bucket, bundleCases, digest } from "./bundle-cases.ts";
+import { clientOf, s3Cases } from "./bundles-s3.ts";
 import { throwsFault } from "./store-cases.ts";
 
 const keys = { accessKeyId: "vmferry", secretAccessKey: "not a secret" };
@@ -166,53 +165,14 @@ describe("S3 face in workerd", () => {
 
   for (const [name, run] of Object.entries(bundleCases)) test(name, async () => run(await bucket()));
 
-  test("a client of S3 reads, writes and lists by header signature", async () => {
-    const secretAccessKey = (await readFile(join(folder, "data", "s3-key"), "utf8")).trim();
-    const client = new S3Client({
-      endpoint: `${up.url}/s3`,
-      region: "us-east-1",
-      forcePathStyle: true,
-      requestChecksumCalculation: "WHEN_REQUIRED",
-      credentials: { accessKeyId: "vmferry", secretAccessKey },
+  for (const [name, run] of Object.entries(s3Cases))
+    test(name, async () => {
+      const secretAccessKey = (await readFile(join(folder, "data", "s3-key"), "utf8")).trim();
+      const place = { endpoint: `${up.url}/s3`, bucket: "vmferry", keys: { accessKeyId: "vmferry", secretAccessKey } };
+      await run(place);
     });
-    const keysWritten = ["odd/a b+c&d.txt", "odd/ü%2F'.txt", "odd/<x>.txt"];
-    for (const Key of keysWritten)
-      await client.send(new PutObjectCommand({ Bucket: "vmferry", Key, Body: `at ${Key}` }));
-    const read = await client.send(new GetObjectCommand({ Bucket: "vmferry", Key: keysWritten[1] }));
-    assert.equal(await read.Body?.transformToString(), `at ${keysWritten[1]}`);
-    const found: string[] = [];
-    let token: string | undefined;
-    do {
-      const page: ListObjectsV2CommandOutput = await client.send(
-        new ListObjectsV2Command({ Bucket: "vmferry", Prefix: "odd/", MaxKeys: 2, ContinuationToken: token }),
-      );
-      found.push(...(page.Contents ?? []).map(({ Key }) => Key ?? ""));
-      token = page.NextContinuationToken;
-    } while (token !== undefined);
-    assert.deepEqual(found.sort(), [...keysWritten].sort());
-    const absent = client.send(new GetObjectCommand({ Bucket: "vmferry", Key: "odd/absent" }));
-    await assert.rejects(absent, { name: "NoSuchKey" });
-    client.destroy();
-  });
 
-  test("an upload that breaks off leaves nothing, and can be made again", async () => {
-    const { bundles, publicUrl, send } = await bucket();
-    const body = new Uint8Array(500_000).fill(7);
-    const grant = await bundles.grantPut({
-      purpose: "bundle",
-      sha256: digest(body),
-      bytes: body.byteLength,
-      publicUrl,
-    });
-    await new Promise<void>((resolve) => {
-      const request = httpRequest(grant.url, { method: "PUT", headers: grant.headers });
-      request.on("error", () => resolve()).on("close", () => resolve());
-      request.write(body.subarray(0, 100_000), () => request.destroy());
-    });
-    assert.equal(await bundles.head(grant.key), null);
-    assert.equal((await send({ ...grant, body })).status, 200);
-    assert.deepEqual(await bundles.head(grant.key), { bytes: body.byteLength });
-  });
+  test("an upload that breaks off leaves nothing, and can be made again", async () => breaksOff(await bucket()));
 
   test("objects survive a restart", async () => {
     const earlier = await bucket();
@@ -227,6 +187,62 @@ describe("S3 face in workerd", () => {
     assert.equal(digest((await later.send(get)).body), digest(body));
   });
 });
+
+/**
+ * What Ceph's gateway (16.2, Debian 12) does not know, so that it is not asked of it: listed, not weakened, for the others.
+ * S3 checksums came to it with version 19.
+ */
+const unknownToCeph: Record<string, string> = {
+  "other bytes of the same length are refused and nothing is kept":
+    "it does not check x-amz-checksum-sha256; the reader's own digest refuses what was altered",
+};
+
+const skip = await s3ServerSkipReason();
+if (skip !== false) test("bucket on Ceph's gateway", { skip }, () => {});
+else
+  describe("bucket on Ceph's gateway", () => {
+    let server: S3Server;
+    before(async () => {
+      server = await startS3Server(keys);
+      const client = clientOf({ ...server, endpoint: server.url, bucket: options.bucket });
+      await client.send(new CreateBucketCommand({ Bucket: options.bucket }));
+      client.destroy();
+    });
+    after(() => server?.end());
+    const bucket = (): Bucket => ({
+      bundles: new S3Bundles({ ...options, at: { kind: "endpoint", url: server.url } }),
+      publicUrl: server.url,
+      send: sendOverHttp,
+    });
+
+    for (const [name, run] of Object.entries(bundleCases))
+      if (unknownToCeph[name] === undefined) test(name, () => run(bucket()));
+    for (const [name, run] of Object.entries(s3Cases))
+      test(name, () => run({ endpoint: server.url, bucket: options.bucket, keys }));
+    test("an upload that breaks off leaves nothing, and can be made again", () => breaksOff(bucket()));
+
+    test("every case that it is not asked is one that there is", () => {
+      for (const name of Object.keys(unknownToCeph)) assert.ok(name in bundleCases, name);
+    });
+  });
+
+async function breaksOff({ bundles, publicUrl, send }: Bucket): Promise<void> {
+  const body = new Uint8Array(500_000).fill(7);
+  const grant = await bundles.grantPut({
+    purpose: "bundle",
+    sha256: digest(body),
+    bytes: body.byteLength,
+    publicUrl,
+  });
+  await new Promise<void>((resolve) => {
+    const request = httpRequest(grant.url, { method: "PUT", headers: grant.headers });
+    request.on("error", () => resolve()).on("close", () => resolve());
+    request.write(body.subarray(0, 100_000), () => request.destroy());
+  });
+  assert.equal(await bundles.head(grant.key), null);
+  assert.equal((await send({ ...grant, body })).status, 200);
+  assert.deepEqual(await bundles.head(grant.key), { bytes: body.byteLength });
+}
 
 /** Over node:http, as the shim does: fetch would not send a content-length of our choice. */
 function sendOverHttp(want: { method: string; url: string; headers: Record<string, string>; body?: Uint8Array }) {
