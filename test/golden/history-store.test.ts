@@ -3,7 +3,6 @@
  * read, migrations and tasks in flight go on from them, and what they write stands beside the old.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,7 +26,7 @@ import { DynamoTokens } from "#functions/store/dynamo-tokens";
 import { decodeDown, decodeUp } from "#protocol/codec";
 import { commandSchema } from "#protocol/command";
 import { memoryFleet, reportBody } from "#test/fake/memory-fleet";
-import { historiesFolder, historiesOf, linesOf, releases } from "./history-reader.ts";
+import { historiesOf, linesOf, releases } from "./history-reader.ts";
 
 const attributeSchema = z.union([
   z.object({ S: z.string() }),
@@ -90,7 +89,7 @@ async function stores(client: DynamoDBClient, name: string, now: string) {
 
 for (const release of releases)
   describe(`the table of ${release}`, () => {
-    const read = readSchema.parse(JSON.parse(readFileSync(join(historiesFolder, release, "store-read.json"), "utf8")));
+    const read = readSchema.parse(linesOf(release, "store-read.jsonl")[0]);
     let folder: string;
     let dynalite: { endpoint: string; close(): Promise<void> };
     let client: DynamoDBClient;

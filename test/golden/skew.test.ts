@@ -4,8 +4,6 @@
  * which find also what nobody happened to say.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import * as z from "zod/mini";
@@ -23,7 +21,7 @@ import {
 } from "#protocol/message";
 import { keptReleases, releaseFile } from "#test/releases/release";
 import { schemas } from "#test/releases/schema-recorder";
-import { historiesFolder, historiesOf, linesOf } from "./history-reader.ts";
+import { historiesOf, linesOf } from "./history-reader.ts";
 import { gaps, Schema } from "./skew-schema.ts";
 
 interface Codec {
@@ -52,6 +50,17 @@ const recorded = (release: string): Recorded[] =>
     const told = lineSchema.parse(line);
     return "down" in told ? { way: "down", message: told.down } : { way: "up", message: told.up };
   });
+
+const recordedSchema = z.object({ name: z.string(), written: z.unknown(), read: z.unknown() });
+
+/** What a release writes and reads, by name. */
+const schemasOf = (release: string) =>
+  new Map(
+    linesOf(release, "schemas.jsonl").map((line) => {
+      const { name, ...schema } = recordedSchema.parse(line);
+      return [name, schema] as const;
+    }),
+  );
 
 const present: Codec = { decodeDown, decodeUp };
 const decode = (codec: Codec, { way, message }: Recorded) =>
@@ -107,11 +116,9 @@ for (const release of keptReleases)
     test("every type of message and every kind of command was recorded", async () => {
       const said = (way: Recorded["way"]) =>
         new Set(messages.flatMap((each) => (each.way === way ? [each.message.type] : [])));
-      const old = z
-        .record(z.string(), z.object({ read: z.unknown() }))
-        .parse(JSON.parse(readFileSync(join(historiesFolder, release, "schemas.json"), "utf8")));
+      const old = schemasOf(release);
       const known = (way: Recorded["way"]) =>
-        new Schema(old[way]?.read).alternatives.map((each) => each.of(each.node.properties?.type).literals?.[0]);
+        new Schema(old.get(way)?.read).alternatives.map((each) => each.of(each.node.properties?.type).literals?.[0]);
       assert.deepEqual([...said("down")].sort(), known("down").sort());
       assert.deepEqual([...said("up")].sort(), known("up").sort());
       // The lab sees the common kinds; the histories have those of the ways back.
@@ -150,11 +157,9 @@ for (const release of keptReleases)
     });
 
     test("no value that may be said or stored is refused on the other side", () => {
-      const were = z
-        .record(z.string(), z.object({ written: z.unknown(), read: z.unknown() }))
-        .parse(JSON.parse(readFileSync(join(historiesFolder, release, "schemas.json"), "utf8")));
+      const were = schemasOf(release);
       for (const [name, are] of Object.entries(schemas())) {
-        const was = were[name];
+        const was = were.get(name);
         assert.ok(was, `${release} has no schema of ${name}`);
         assert.deepEqual(gaps(new Schema(was.written), new Schema(are.read)), [], `${name} from ${release} to here`);
         assert.deepEqual(gaps(new Schema(are.written), new Schema(was.read)), [], `${name} from here to ${release}`);

@@ -29,4 +29,9 @@ export const schemas = () =>
 
 const [folder] = process.argv.slice(2);
 if (import.meta.main && folder !== undefined)
-  await writeFile(join(folder, "schemas.json"), `${JSON.stringify(schemas())}\n`);
+  await writeFile(
+    join(folder, "schemas.jsonl"),
+    Object.entries(schemas())
+      .map(([name, schema]) => `${JSON.stringify({ name, ...schema })}\n`)
+      .join(""),
+  );

@@ -138,7 +138,7 @@ async function record(folder: string, ports: Ports, pushed: { hostId: string; me
     tasks: await Promise.all([3, 4, 5].map((serial) => tasks.load(`b_${ulid(serial)}`))),
     pending: await runner.pendingOf(hostId(1)),
   };
-  await writeFile(join(folder, "store-read.json"), `${JSON.stringify(read, null, 1)}\n`);
+  await writeFile(join(folder, "store-read.jsonl"), `${JSON.stringify(read)}\n`);
   await writeFile(join(folder, "tasks.jsonl"), lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
 }
 
