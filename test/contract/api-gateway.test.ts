@@ -32,6 +32,11 @@ describe("sockets on API Gateway", { timeout: 120_000 }, () => {
   after(() => lab.close());
   beforeEach(() => {
     lab.lines.length = 0;
+    // A case that failed must not take the next ones with it.
+    lab.gateway.before = null;
+    lab.gateway.disconnectTimes = 1;
+    lab.gateway.throttleNext(0);
+    lab.faults.storeIsAway = false;
   });
 
   describe("the contract", () => {
