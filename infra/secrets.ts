@@ -31,6 +31,8 @@ const checked = (secret: sst.Secret, pattern: RegExp, refusal: string) =>
   secret.value.apply((value) => {
     // Never with the value: it may be the secret itself.
     if (!pattern.test(value))
-      throw new Error(`${refusal} Set it again with: npx sst secret set ${refusal.split(" ")[0]}`);
+      throw new Error(
+        `${refusal} Set it again: npx sst secret set ${refusal.split(" ")[0]} VALUE --stage ${$app.stage}`,
+      );
     return value;
   });

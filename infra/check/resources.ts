@@ -18,7 +18,7 @@ export const resourceSchema = z.object({
   type: z.string(),
   name: z.string(),
   inputs: z.record(z.string(), z.unknown()),
-  protect: z.boolean(),
+  /** It stays where it is when the stack is removed. */
   retainOnDelete: z.boolean(),
 });
 export type Resource = z.infer<typeof resourceSchema>;
@@ -143,7 +143,8 @@ async function openPeers(): Promise<void> {
 
 /** SST's components and Pulumi in one module, as SST itself would load them. */
 async function loadSst() {
-  const outfile = join(platform, "vmferry-check.mjs");
+  // Beside SST's own packages, which it imports.
+  const outfile = join(platform, `vmferry-check-${process.pid}.mjs`);
   await build({
     stdin: {
       contents: `
@@ -165,6 +166,7 @@ async function loadSst() {
     define: { $util: "globalThis.$util" },
     logLevel: "error",
   });
+  process.once("exit", () => rmSync(outfile));
   return asRecord({ ...(await import(pathToFileURL(outfile).href)) });
 }
 
@@ -182,6 +184,7 @@ function introduce(stage: string): void {
 const pulumiRuntime = z.object({
   setMocks: z.custom<Call>(isCall),
   runInPulumiStack: z.custom<Call>(isCall),
+  registerStackTransformation: z.custom<Call>(isCall),
 });
 const functionsOf = z.object({ app: z.custom<Call>(isCall), run: z.custom<Call>(isCall) });
 type Call = (...args: unknown[]) => unknown;
@@ -196,15 +199,15 @@ async function plan(stage: string): Promise<Plan> {
   Object.assign(globalThis, asRecord(globals), { aws, cloudflare, sst, $util: pulumi });
   const { runtime } = z.object({ runtime: pulumiRuntime }).parse(pulumi);
   const resources: Resource[] = [];
+  const retained = new Set<string>();
   const mocks = {
-    async newResource(args: { type: string; name: string; inputs: unknown; registerRequest?: PulumiRequest }) {
+    async newResource(args: { type: string; name: string; inputs: unknown }) {
       const inputs = asRecord(args.inputs);
       resources.push({
         type: args.type,
         name: args.name,
         inputs: asRecord(await shown(inputs)),
-        protect: args.registerRequest?.getProtect() ?? false,
-        retainOnDelete: args.registerRequest?.getRetainondelete() ?? false,
+        retainOnDelete: retained.has(`${args.type} ${args.name}`),
       });
       return { id: `${args.name}-id`, state: made(args.type, args.name, inputs) };
     },
@@ -215,15 +218,24 @@ async function plan(stage: string): Promise<Plan> {
   const app = asRecord(await config.app({ stage }));
   Object.assign(globalThis, { $app: { stage, ...app } });
   const program = z.custom<Call>(isCall).parse(run);
-  const outputs = asRecord(await settled(await runtime.runInPulumiStack(() => program(() => config.run()))));
+  const outputs = asRecord(
+    await settled(
+      await runtime.runInPulumiStack(() =>
+        program(() => {
+          // After SST's own, so that it sees what they have made of the options.
+          runtime.registerStackTransformation(
+            (args: { type: string; name: string; opts: { retainOnDelete?: boolean } }) => {
+              if (args.opts.retainOnDelete === true) retained.add(`${args.type} ${args.name}`);
+            },
+          );
+          return config.run();
+        }),
+      ),
+    ),
+  );
   const told: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(outputs)) told[name] = await settled(value);
   return { app, outputs: told, resources };
-}
-
-interface PulumiRequest {
-  getProtect(): boolean;
-  getRetainondelete(): boolean;
 }
 
 /** The value of an output of Pulumi; anything else is its own. */
