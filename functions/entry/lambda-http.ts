@@ -45,4 +45,10 @@ const isContentTypeBinary = (type: string) => !/^text\/|[/+]json\b/i.test(type);
 export const handler = handle(front(bufferedEvents), { isContentTypeBinary });
 
 /** Lambda's runtime brings `awslambda` along; elsewhere nothing can stream and the same answers are given whole. */
-export const streamed = "awslambda" in globalThis ? streamHandle(front(streamedEvents)) : handler;
+export const streamed = canStream() ? streamHandle(front(streamedEvents)) : handler;
+
+/** The SDK's build for Node puts an empty object there where Lambda has put none. */
+function canStream(): boolean {
+  const runtime: unknown = Reflect.get(globalThis, "awslambda");
+  return typeof runtime === "object" && runtime !== null && "streamifyResponse" in runtime;
+}

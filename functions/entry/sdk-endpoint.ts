@@ -24,8 +24,7 @@ interface Endpoint {
 /** The partitions of AWS that anybody may use; each has its own domain (AWS: partitions of regions). */
 function domainOf(region: string): string {
   if (region.startsWith("cn-")) return "amazonaws.com.cn";
-  if (/^(us-iso|eu-iso|us-isob|eusc-)/.test(region))
-    throw new Error(`the endpoints of region ${region} are not known here`);
+  if (/^(us-iso|eu-iso|eusc-)/.test(region)) throw new Error(`the endpoints of region ${region} are not known here`);
   return "amazonaws.com";
 }
 
@@ -43,15 +42,15 @@ export function serviceEndpoint(service: string, params: EndpointParams): Endpoi
   return { url, headers: {}, properties: {} };
 }
 
-/** A bucket whose name is a label of a host name stands before the host; others, and those of a named endpoint, in the path. */
+/** A bucket whose name is a label of a host name stands before the host; others, and those of an address, in the path. */
 export function bucketEndpoint(params: EndpointParams): Endpoint {
   const region = regionOf(params);
   const { Bucket, Endpoint: endpoint, ForcePathStyle } = params;
   if (Bucket === undefined || Bucket.includes("/") || Bucket.includes(":"))
     throw new Error("a request of S3 names its bucket plainly");
-  const isHost = ForcePathStyle !== true && /^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$/.test(Bucket);
-  const base = endpoint ?? `https://s3.${region}.${domainOf(region)}`;
-  const url = new URL(base);
+  const url = new URL(endpoint ?? `https://s3.${region}.${domainOf(region)}`);
+  const isAddress = /^\d+\.\d+\.\d+\.\d+$|^\[/.test(url.hostname);
+  const isHost = ForcePathStyle !== true && !isAddress && /^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$/.test(Bucket);
   if (isHost) url.hostname = `${Bucket}.${url.hostname}`;
   else url.pathname = `${url.pathname.replace(/\/$/, "")}/${encodeURIComponent(Bucket)}`;
   return {

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash, generateKeyPairSync, sign } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -278,6 +279,40 @@ describe("a store whose connections break", () => {
       proxy.heal();
       assert.equal((await asking).status, 200);
     }));
+
+  test("by a server that closes in good order instead of answering: asked again", async () => {
+    let refusals = 0;
+    const relay = createServer((near) => {
+      const far = connect(Number(new URL(dynalite.endpoint).port), "127.0.0.1");
+      near.on("data", (chunk) => {
+        if (refusals === 0) return far.write(chunk);
+        refusals -= 1;
+        return near.end();
+      });
+      far.on("data", (chunk) => near.write(chunk));
+      for (const socket of [near, far])
+        socket
+          .on("error", () => {})
+          .on("close", () => {
+            near.destroy();
+            far.destroy();
+          });
+    });
+    await new Promise<void>((resolve) => relay.listen(0, "127.0.0.1", resolve));
+    const address = relay.address();
+    assert.ok(typeof address === "object" && address !== null);
+    try {
+      const throughRelay = { ...env, DYNAMODB_ENDPOINT: `http://127.0.0.1:${address.port}` };
+      await served({ mode: "warm", env: throughRelay }, async ({ ask }) => {
+        assert.equal((await ask("/v1/hosts")).status, 200);
+        refusals = 1;
+        assert.equal((await ask("/v1/hosts")).status, 200);
+        assert.equal(refusals, 0);
+      });
+    } finally {
+      relay.close();
+    }
+  });
 
   test("for good: 503 and a cause, not the words of a library alone", () =>
     served({ mode: "warm" }, async ({ ask }) => {
