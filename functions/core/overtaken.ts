@@ -11,13 +11,14 @@ import { restoreSource, rolledBack, settleDestination, undoDestination } from ".
 
 /** What follows when the host of that side has forgotten the migration. */
 export function overtaken(draft: Draft, side: Side): Draft {
-  const { step, touched } = draft.state;
+  const { step, touched, flags, failure, receipt } = draft.state;
   const noted = note(draft, {
     side,
     note: `${draft.state[side].name} has finished with this migration already: this record is older than that`,
   });
-  if (step === "settling") return end(noted, "completed", "completed before this record was put back");
-  if (step === "unstaging") return rolledBack(noted);
+  if (step === "settling") return end(change(noted, { failure: null }), "completed", "completed before this record");
+  // Turned round in this record already: what was left to do is done.
+  if (step === "unstaging" && failure?.code !== code) return rolledBack(noted);
   if (side === "destination") return over(noted);
   switch (step) {
     case "confirming":
@@ -26,29 +27,35 @@ export function overtaken(draft: Draft, side: Side): Draft {
       return restoreSource(noted);
     case "restoring":
       return undoDestination(noted);
-    default:
-      if (!touched.staged && !touched.prepared) return over(noted);
-      return enter(change(noted, { epoch: noted.state.epoch + 1 }), "abortingFinish", "finish");
+    default: {
+      if (receipt?.outcome === "started") return settleDestination(noted);
+      const turned = change(blamed(noted), { epoch: noted.state.epoch + 1 });
+      if (receipt?.outcome === "destroyed") return undoDestination(turned);
+      // Asked by the kind of command that this record has all for; an active domain is touched by neither (I8).
+      if (touched.prepared && flags !== null) return enter(turned, "abortingFinish", "finish");
+      return touched.staged ? enter(turned, "unstaging", "unstage") : over(noted);
+    }
   }
 }
 
+const code = "epoch.stale";
+
+const blamed = (draft: Draft): Draft =>
+  fail(
+    draft,
+    failureOf(
+      {
+        code,
+        cause:
+          "The hosts have finished with this migration; its record is older than that, as after a table was put back from a backup.",
+        action: "Nothing was touched. See where the domain is: vmferry domains, vmferry drift.",
+        retry: "never",
+      },
+      draft.state.step,
+      null,
+    ),
+  );
+
 /** How it ended is not in the record any more; the hosts know where the domain is. */
 const over = (draft: Draft): Draft =>
-  end(
-    fail(
-      draft,
-      failureOf(
-        {
-          code: "epoch.stale",
-          cause:
-            "The hosts have finished with this migration; its record is older than that, as after a table was put back from a backup.",
-          action: "Nothing was touched. See where the domain is: vmferry domains, vmferry drift.",
-          retry: "never",
-        },
-        draft.state.step,
-        null,
-      ),
-    ),
-    "stranded",
-    "over on the hosts; how it ended is not in this record",
-  );
+  end(blamed(draft), "stranded", "over on the hosts; how it ended is not in this record");

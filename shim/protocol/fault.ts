@@ -102,8 +102,11 @@ export const faultCodes = [
 ] as const;
 export type FaultCode = (typeof faultCodes)[number];
 
+/** A code that a newer side knows and this one does not is read as `internal`: what must be done stands beside it, and no report is lost for a word. */
+const readCodeSchema = z.catch(z.enum(faultCodes), "internal");
+
 export const faultSchema = z.object({
-  code: z.enum(faultCodes),
+  code: readCodeSchema,
   cause: z.string().check(z.maxLength(textCharsMax)),
   action: z.string().check(z.maxLength(textCharsMax)),
   retry: retrySchema,
@@ -145,7 +148,7 @@ export class Fault extends Error {
 /** Severity of a finding: a blocker cannot be overridden, a risk can be accepted by its code, a note is only said. */
 export const findingSchema = z.object({
   severity: z.enum(["blocker", "risk", "note"]),
-  code: z.enum(faultCodes),
+  code: readCodeSchema,
   cause: z.string().check(z.maxLength(textCharsMax)),
   action: z.string().check(z.maxLength(textCharsMax)),
 });

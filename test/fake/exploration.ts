@@ -10,7 +10,7 @@ import type { MigrationState } from "#core/state";
 import { transition } from "#core/transition";
 import { commandKindSchema, commandSide } from "#protocol/command";
 import { ticketCommandId } from "#protocol/ticket";
-import { at, failureReport, freshMigration, later, receipt, success, successes } from "./migration.ts";
+import { at, failureReport, forgottenReport, freshMigration, later, receipt, success, successes } from "./migration.ts";
 
 export interface Arrow {
   from: MigrationState;
@@ -65,6 +65,8 @@ function eventsIn(state: MigrationState): [string, MigrationEvent][] {
             report: failureReport(state, pending, { fault: { code, cause: "c", action: "a", retry: "safe" } }),
           },
         ]);
+    // Its host had finished with the migration: the record is older than that.
+    events.push([`${pending.kind} forgotten`, { type: "reported", at, report: forgottenReport(state, pending) }]);
     const person = { code: "libvirt.failed", cause: "c", action: "a", retry: "person" } as const;
     events.push([
       `${pending.kind} failed, needs a person`,

@@ -134,6 +134,13 @@ export function success(state: MigrationState, pending: Pending, body: ReportBod
   return { commandId: pending.id, migrationId: state.id, epoch: state.epoch, ms: 5, result: { ok: true, body, blobs } };
 }
 
+/** What a host says of a command of a migration that it has finished with and forgotten. */
+export function forgottenReport(state: MigrationState, pending: Pending): StoredReport {
+  const stale = { code: "epoch.stale", cause: "forgotten", action: "Nothing.", retry: "never" } as const;
+  const { result, ...report } = failureReport(state, pending, { fault: stale });
+  return { ...report, result: result.ok ? result : { ...result, forgotten: true } };
+}
+
 export function failureReport(
   state: MigrationState,
   pending: Pending,

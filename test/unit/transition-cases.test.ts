@@ -6,7 +6,17 @@ import { transition } from "#core/transition";
 import type { CommandKind } from "#protocol/command";
 import { ticketCommandId } from "#protocol/ticket";
 import { explored, reached } from "#test/fake/exploration";
-import { at, bundleRef, failureReport, freshMigration, later, receipt, success, successes } from "#test/fake/migration";
+import {
+  at,
+  bundleRef,
+  failureReport,
+  forgottenReport,
+  freshMigration,
+  later,
+  receipt,
+  success,
+  successes,
+} from "#test/fake/migration";
 
 test("the happy path goes through the nine steps in order", () => {
   const forward: CommandKind[] = [];
@@ -267,13 +277,8 @@ describe("what a hostile review found", () => {
 });
 
 describe("a record that is older than what the hosts have done (a table put back from a backup)", () => {
-  const forgotten = (state: MigrationState, pending: MigrationState["pending"][number]) => {
-    const report = failureReport(state, pending, {
-      fault: { code: "epoch.stale", cause: "forgotten", action: "Nothing.", retry: "never" },
-    });
-    assert.ok(!report.result.ok);
-    return { type: "reported", at, report: { ...report, result: { ...report.result, forgotten: true } } } as const;
-  };
+  const forgotten = (state: MigrationState, pending: MigrationState["pending"][number]) =>
+    ({ type: "reported", at, report: forgottenReport(state, pending) }) as const;
 
   test("from every state: hosts that have forgotten it are sent nothing forward, and the domain is free", () => {
     const ways = new Map<string, number>();
