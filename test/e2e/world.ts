@@ -154,8 +154,10 @@ export class World {
   /** The bytes of an object, read from the bucket by an S3 client of the test's own. */
   async object(key: string): Promise<Uint8Array> {
     const secretAccessKey = (await readFile(join(this.fleet.dir, "data", "s3-key"), "utf8")).trim();
+    // Beside the control plane with `vmferry up`, elsewhere where its folder says so.
+    const elsewhere = await readFile(join(this.fleet.dir, "data", "s3-endpoint"), "utf8").catch(() => null);
     const client = new S3Client({
-      endpoint: `${this.fleet.url}/s3`,
+      endpoint: elsewhere ?? `${this.fleet.url}/s3`,
       region: "us-east-1",
       forcePathStyle: true,
       credentials: { accessKeyId: "vmferry", secretAccessKey },
