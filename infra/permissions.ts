@@ -83,8 +83,8 @@ export const connectionUse = (stageArn: string): readonly Statement[] => [
   {
     sid: "Connections",
     actions: ["execute-api:ManageConnections"],
-    resources: ["POST", "GET", "DELETE"].map((method) => `${stageArn}/${method}/@connections/*`),
-    why: "Messages to shims, a look at a connection, and its end.",
+    resources: ["POST", "DELETE"].map((method) => `${stageArn}/${method}/@connections/*`),
+    why: "Messages to shims, and the end of a connection.",
     wildcard: "Connection ids are made by API Gateway; all of this one stage are ours.",
   },
 ];

@@ -47,23 +47,23 @@ export interface Settings {
 
 const domainPattern = /^(?=.{4,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/;
 
-/** Throws an error that names the variable and what it must hold. */
+/** An empty value counts as none. Throws an error that names the variable and what it must hold. */
 export function settingsOf(cloud: Cloud, env: Readonly<Record<string, string | undefined>>): Settings {
-  const { VMFERRY_DOOR: door = "gateway", VMFERRY_DOMAIN: name, VMFERRY_ZONE_ID: zoneId } = env;
-  const { VMFERRY_ALARM_EMAIL: alarmEmail } = env;
+  const door = env.VMFERRY_DOOR || "gateway";
+  const name = env.VMFERRY_DOMAIN || null;
+  const zoneId = env.VMFERRY_ZONE_ID || null;
+  const alarmEmail = env.VMFERRY_ALARM_EMAIL || null;
   if (door !== "gateway" && door !== "function-url")
     throw new Error(`VMFERRY_DOOR is ${JSON.stringify(door)}; it must be "gateway" or "function-url".`);
-  if (name !== undefined && !domainPattern.test(name))
+  if (door === "function-url" && cloud === "cloudflare")
+    throw new Error("VMFERRY_DOOR is for AWS; the Worker on Cloudflare streams in any case.");
+  if (name !== null && !domainPattern.test(name))
     throw new Error(`VMFERRY_DOMAIN is ${JSON.stringify(name)}; it must be a domain like ferry.example.com.`);
-  if (name !== undefined && cloud === "aws" && zoneId === undefined)
+  if (name !== null && cloud === "aws" && zoneId === null)
     throw new Error(`VMFERRY_DOMAIN needs VMFERRY_ZONE_ID, the id of the Route 53 zone that holds ${name}.`);
-  if (name !== undefined && door === "function-url")
+  if (name !== null && door === "function-url")
     throw new Error("VMFERRY_DOMAIN and VMFERRY_DOOR=function-url exclude each other: a function URL takes no domain.");
-  if (alarmEmail !== undefined && !/^[^\s@]+@[^\s@]+$/.test(alarmEmail))
+  if (alarmEmail !== null && !/^[^\s@]+@[^\s@]+$/.test(alarmEmail))
     throw new Error(`VMFERRY_ALARM_EMAIL is ${JSON.stringify(alarmEmail)}; it must be an e-mail address.`);
-  return {
-    door,
-    domain: name === undefined ? null : { name, zoneId: zoneId ?? null },
-    alarmEmail: alarmEmail ?? null,
-  };
+  return { door, domain: name === null ? null : { name, zoneId }, alarmEmail };
 }
