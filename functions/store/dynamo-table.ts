@@ -21,6 +21,7 @@ import {
   ConditionalCheckFailedException,
   CreateTableCommand,
   DeleteItemCommand,
+  DescribeTableCommand,
   DynamoDBClient,
   GetItemCommand,
   PutItemCommand,
@@ -340,7 +341,12 @@ export const indexes = {
 } as const;
 export type IndexName = keyof typeof indexes;
 
-/** Creates the table where it is ours to create (`vmferry up`, tests); an existing one is left as it is. */
+/** How long a table may take to be made; the embedded stores need milliseconds, AWS some seconds. */
+const creationMsMax = 30_000;
+const creationPollMs = 20;
+
+/** Creates the table where it is ours to create (`vmferry up`, tests); an existing one is left as it is. Ends when the table
+ *  takes requests: until then it "does not exist", dynalite's for a turn of the event loop or two, DynamoDB's for seconds. */
 export async function createTable(client: DynamoDBClient, name: string): Promise<void> {
   const attributes = new Set(["pk", "sk", ...Object.values(indexes).flatMap(({ hash, range }) => [hash, range])]);
   try {
@@ -364,7 +370,21 @@ export async function createTable(client: DynamoDBClient, name: string): Promise
       }),
     );
   } catch (error) {
-    if (error instanceof ResourceInUseException) return;
-    throw faultOf("creating the table", error);
+    if (!(error instanceof ResourceInUseException)) throw faultOf("creating the table", error);
   }
+  await tableActive(client, name);
+}
+
+async function tableActive(client: DynamoDBClient, name: string): Promise<void> {
+  const what = "looking at the table that is being created";
+  for (let waitedMs = 0; waitedMs < creationMsMax; waitedMs += creationPollMs) {
+    try {
+      const { Table } = await client.send(new DescribeTableCommand({ TableName: name }));
+      if (Table?.TableStatus === "ACTIVE") return;
+    } catch (error) {
+      throw faultOf(what, error);
+    }
+    await new Promise((resolve) => setTimeout(resolve, creationPollMs));
+  }
+  throw unreachable(what, `it was not active after ${creationMsMax} ms`);
 }
