@@ -44,6 +44,9 @@ export interface Runner {
 
 type Payloads = Partial<Record<BlobName, Blob>>;
 
+/** By which the lines of one migration are found in the log, from every function. */
+const placeOf = ({ id, epoch, step }: MigrationState) => ({ migration: id, epoch, step });
+
 const notFound = (what: string) =>
   new Fault({
     code: "request.notFound",
@@ -83,6 +86,7 @@ export function createRunner(ports: Ports, decide: typeof transition = transitio
     effects: ReturnType<typeof transition>["effects"],
     payloads: Payloads,
   ): Promise<void> {
+    log.write("info", "a migration went on", { ...placeOf(state), status: state.status });
     for (const effect of effects) {
       try {
         if (effect.type === "send") await send(state, effect.pending, payloads);
@@ -90,14 +94,14 @@ export function createRunner(ports: Ports, decide: typeof transition = transitio
         else await release(state, effect.keep);
       } catch (error) {
         log.write("warn", "an effect was not dispatched; it is repaired by heartbeat or timer", {
-          migration: state.id,
+          ...placeOf(state),
           effect: effect.type,
           error: String(error),
         });
       }
     }
     await feed.publish(state.id, { type: "changed", version: state.version, state }).catch(() => {
-      log.write("debug", "nobody was told of a change; watchers read the store", { migration: state.id });
+      log.write("debug", "nobody was told of a change; watchers read the store", placeOf(state));
     });
   }
 

@@ -49,6 +49,7 @@ const refusals = new Set([
   "Crc64NvmeJs",
   "Crc32cJs",
   // Of the retry mode "adaptive".
+  "AdaptiveRetryStrategy",
   "DefaultRateLimiter",
 ]);
 
@@ -172,5 +173,17 @@ function versionOf(text: string, path: string): string {
   throw new Error(`${path} states no version`);
 }
 
+/** One word by which zod reaches a function through a namespace keeps all the others of that namespace. */
+const zodByName: Plugin = {
+  name: "zod-by-name",
+  setup(build) {
+    build.onLoad({ filter: /[/\\]zod[/\\]v4[/\\]mini[/\\]schemas\.js$/ }, async ({ path }) => ({
+      contents: (await readFile(path, "utf8")).replaceAll("core.util.", "util."),
+      loader: "js",
+      resolveDir: dirname(path),
+    }));
+  },
+};
+
 /** For every bundle that holds the SDK's build for fetch. */
-export const sdkPlugins: Plugin[] = [xmlParser, withoutUnused, pureSchemas, plainEndpoints];
+export const sdkPlugins: Plugin[] = [xmlParser, withoutUnused, pureSchemas, plainEndpoints, zodByName];

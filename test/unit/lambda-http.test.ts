@@ -6,6 +6,7 @@ import { describe, test } from "node:test";
 import * as z from "zod/mini";
 import { awsEnvOf } from "#functions/entry/aws-wiring";
 import { handler, streamed } from "#functions/entry/lambda-http";
+import { proxyResponse, requestOf } from "#functions/entry/lambda-request";
 import { problemSchema } from "#functions/http/problem";
 import { doorSchema } from "#protocol/identity";
 import { controlKeyPkcs8 } from "#test/fake/control-key";
@@ -135,6 +136,29 @@ describe("the function", () => {
       ),
     );
     assert.match(problemSchema.parse(JSON.parse(enrolment.body)).cause, /`(name|publicKey)`/);
+  });
+
+  test("takes headers and cookies that are no ASCII, and a path that looks like a host", async () => {
+    const request = requestOf(
+      eventOf("//evil.example/x", { headers: { "x-name": "Fähre" }, cookies: ["a=1", "b=2"], body: "ignored" }),
+    );
+    assert.equal(request.url, "https://api.example//evil.example/x");
+    assert.deepEqual([request.headers.get("x-name"), request.headers.get("cookie")], ["F%C3%A4hre", "a=1; b=2"]);
+    assert.equal(request.body, null);
+    assert.throws(() => requestOf({ rawPath: "/" }));
+  });
+
+  test("gives cookies their own place, and bytes in base64", async () => {
+    const response = new Response(Uint8Array.of(0, 255), { headers: { "content-type": "application/octet-stream" } });
+    response.headers.append("set-cookie", "a=1");
+    response.headers.append("set-cookie", "b=2");
+    assert.deepEqual(await proxyResponse(response), {
+      statusCode: 200,
+      headers: { "content-type": "application/octet-stream" },
+      cookies: ["a=1", "b=2"],
+      body: "AP8=",
+      isBase64Encoded: true,
+    });
   });
 
   test("problems are text as well, and keep their headers", async () => {
