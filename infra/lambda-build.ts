@@ -6,6 +6,9 @@ import { sdkPlugins } from "./sdk-diet.ts";
 /** The entries in functions/entry; each becomes dist/{name}.mjs with an export `handler`. */
 export const lambdaNames = ["lambda-http", "lambda-socket", "lambda-timer"] as const;
 
+/** What a cold function may have to read and compile; what brings a bundle over it has to be worth that. */
+export const lambdaBytesMax = 400 * 1024;
+
 /** A router that is ready with the first request, in place of one that compiles all routes first: a cold function is asked once. */
 const quickRouter: Plugin = {
   name: "hono-quick",

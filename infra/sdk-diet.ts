@@ -53,10 +53,20 @@ const refusals = new Set([
   "DefaultRateLimiter",
 ]);
 
-/** Classes that are made with each client and never asked: no body of ours is XML, no header is signed as an event. */
+/** Classes that are made with each client and never asked: no body of ours is XML, no header is signed as an event, no bucket is an "express" one. */
 const mute: Record<string, string> = {
   XmlShapeSerializer: "setSerdeContext() {} write() { this.refuse(); } flush() { this.refuse(); }",
   HeaderFormatter: "format() { this.refuse(); }",
+  S3ExpressIdentityProviderImpl: "getS3ExpressIdentity() { this.refuse(); }",
+  AwsSdkSigV4ASigner: "sign() { this.refuse(); }",
+};
+
+/** Functions for bodies that are streams; ours are small, and payloads go past us by presigned URLs. */
+const refusedCalls: Record<string, readonly string[]> = {
+  "createBufferedReadable.browser": ["createBufferedReadable", "createBufferedReadableStream"],
+  "getAwsChunkedEncodingStream.browser": ["getAwsChunkedEncodingStream"],
+  "createChecksumStream.browser": ["createChecksumStream"],
+  "sdk-stream-mixin.browser": ["sdkStreamMixin"],
 };
 
 /** Data that nothing reads where the endpoints are plain. */
@@ -110,6 +120,14 @@ const withoutUnused: Plugin = {
       if (methods !== undefined)
         return {
           contents: `export class ${name} { refuse() { throw new Error("${name} is not in this bundle"); } ${methods} }`,
+          loader: "js",
+        };
+      const calls = refusedCalls[name];
+      if (calls !== undefined)
+        return {
+          contents: calls
+            .map((call) => `export const ${call} = () => { throw new Error("${call} is not in this bundle"); };`)
+            .join("\n"),
           loader: "js",
         };
       const contents = emptied[name];

@@ -1,7 +1,7 @@
 /** The bundles as Lambda runs them, each in processes of its own, over the embedded DynamoDB and the S3 face: warm, and cold each time. */
 import assert from "node:assert/strict";
 import { createHash, generateKeyPairSync, sign } from "node:crypto";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,7 +20,8 @@ import { connectHeader, connectSignedText, doorSchema, formatConnectProof } from
 import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { MemoryObjects } from "#test/fake/memory-objects";
 import { MemoryServer } from "#test/fake/memory-server";
-import { lambdaBuild } from "../../infra/lambda-build.ts";
+import { weigh } from "../../infra/bundle-contents.ts";
+import { lambdaBuild, lambdaBytesMax, lambdaNames } from "../../infra/lambda-build.ts";
 import { migration } from "./store-cases.ts";
 
 const adminToken = "lambda-admin-token";
@@ -130,6 +131,14 @@ async function problem(response: Response): Promise<[number, string]> {
 
 const tokenSchema = z.object({ token: z.string() });
 const enrolledSchema = z.object({ hostId: z.string(), name: z.string() });
+
+test("no bundle outgrows its bound, and none holds what its function does not need", async () => {
+  for (const name of lambdaNames) {
+    const { rawBytes } = await weigh(join(bundles, `${name}.mjs`));
+    assert.ok(rawBytes < lambdaBytesMax, `${name} has ${rawBytes} bytes`);
+  }
+  assert.doesNotMatch(await readFile(join(bundles, "lambda-timer.mjs"), "utf8"), /openapi|application\/problem\+json/);
+});
 
 for (const mode of ["warm", "cold"] as const)
   describe(`the API, ${mode}`, () => {
