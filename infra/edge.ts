@@ -8,6 +8,7 @@
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { relative } from "node:path";
 import { artifact } from "./artifact.ts";
 import { named, region } from "./function.ts";
 import { objectUse, policyOf, tableUse } from "./permissions.ts";
@@ -31,7 +32,7 @@ export function createEdge({ settings, storage, secrets }: Input) {
   const key = accessKey(storage);
   const script = artifact("worker.mjs");
   const worker = new sst.cloudflare.Worker("Worker", {
-    handler: "dist/worker.mjs",
+    handler: relative($cli.paths.root, script),
     url: true,
     ...(settings.domain === null ? {} : { domain: settings.domain.name }),
     compatibility: { date: compatibilityDate, flags: ["nodejs_compat"] },

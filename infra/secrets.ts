@@ -28,11 +28,10 @@ export function createSecrets() {
 }
 
 const checked = (secret: sst.Secret, pattern: RegExp, refusal: string) =>
-  secret.value.apply((value) => {
+  secret.value.apply((given) => {
+    // `sst secret set NAME < FILE` keeps the end of the file's line.
+    const value = given.trim();
+    if (pattern.test(value)) return value;
     // Never with the value: it may be the secret itself.
-    if (!pattern.test(value))
-      throw new Error(
-        `${refusal} Set it again: npx sst secret set ${refusal.split(" ")[0]} VALUE --stage ${$app.stage}`,
-      );
-    return value;
+    throw new Error(`${refusal} Set it again: npx sst secret set ${refusal.split(" ")[0]} VALUE --stage ${$app.stage}`);
   });

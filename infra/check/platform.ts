@@ -60,6 +60,7 @@ function writeStub(folder: string): void {
 }
 
 function installedVersion(folder: string): string {
+  if (!existsSync(join(folder, "package.json"))) return "not installed (npm ci)";
   const read: unknown = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
   return typeof read === "object" && read !== null && "version" in read ? String(read.version) : "none";
 }

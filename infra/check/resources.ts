@@ -52,7 +52,7 @@ async function shown(given: unknown): Promise<unknown> {
 }
 
 /** What a cloud adds to a resource once it is made, as far as our code reads it. */
-function made(type: string, name: string, inputs: Record<string, unknown>): Record<string, unknown> {
+export function made(type: string, name: string, inputs: Record<string, unknown>): Record<string, unknown> {
   const physical = String(inputs.name ?? inputs.bucket ?? inputs.scriptName ?? name);
   const state: Record<string, unknown> = { ...inputs };
   const service = type.split(":")[1]?.split("/")[0] ?? type;
@@ -82,7 +82,7 @@ function made(type: string, name: string, inputs: Record<string, unknown>): Reco
 }
 
 /** Questions to a cloud while planning. */
-function answered(token: string, inputs: Record<string, unknown>): Record<string, unknown> {
+export function answered(token: string, inputs: Record<string, unknown>): Record<string, unknown> {
   if (token === "aws:index/getCallerIdentity:getCallerIdentity") return { accountId: "123456789012" };
   if (token === "aws:index/getRegion:getRegion") return { region: "eu-test-1" };
   if (token === "aws:index/getPartition:getPartition") return { partition: "aws" };
@@ -181,7 +181,7 @@ function introduce(stage: string): void {
   });
 }
 
-const pulumiRuntime = z.object({
+export const pulumiRuntime = z.object({
   setMocks: z.custom<Call>(isCall),
   runInPulumiStack: z.custom<Call>(isCall),
   registerStackTransformation: z.custom<Call>(isCall),
@@ -239,7 +239,7 @@ async function plan(stage: string): Promise<Plan> {
 }
 
 /** The value of an output of Pulumi; anything else is its own. */
-async function settled(value: unknown): Promise<unknown> {
+export async function settled(value: unknown): Promise<unknown> {
   const isOutput = typeof value === "object" && value !== null && "promise" in value && isCall(value.promise);
   return isOutput
     ? z
