@@ -8,7 +8,7 @@
  *   that is pushed meanwhile goes the old way or is found among what is pending, and none comes before the welcome.
  * - The host is read again before a message counts: who was removed, or enrolled with another key, has no power by a socket that is left.
  */
-import { decodeUp, encode } from "#protocol/codec";
+import { decodeUp, encode, ForeignMessage } from "#protocol/codec";
 import { Fault, type FaultBody } from "#protocol/fault";
 import { connectMsMax } from "#protocol/identity";
 import type { DownMessage, UpMessage } from "#protocol/message";
@@ -130,7 +130,14 @@ async function said(parts: SocketHandlerParts, event: Extract<SocketEvent, { typ
     const link = await parts.links.byConnection(connectionId);
     // Its record is gone or its time is up: whoever is there begins anew.
     if (link === null) await callbacks.close(connectionId);
-    else if (message instanceof Fault) await refuse(parts, link, message.toBody());
+    else if (message instanceof ForeignMessage && link.session !== null) {
+      const { type, cause_: cause } = message;
+      ports.log.write("error", "a message of a shim was not understood and passed over", {
+        host: link.hostId,
+        type,
+        cause,
+      });
+    } else if (message instanceof Fault) await refuse(parts, link, message.toBody());
     else await heard(parts, link, message, event.atMs);
   } catch (error) {
     const type = message instanceof Fault ? message.code : message.type;

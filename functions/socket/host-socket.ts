@@ -6,7 +6,7 @@
 import { DurableObject } from "cloudflare:workers";
 import type { DurableObjectState, WebSocket as HostWebSocket, WebSocketPair as Pair } from "@cloudflare/workers-types";
 import * as z from "zod/mini";
-import { decodeUp, encode } from "#protocol/codec";
+import { decodeUp, encode, ForeignMessage } from "#protocol/codec";
 import { Fault } from "#protocol/fault";
 import { hostIdSchema } from "#protocol/identity";
 import { messageBytesMax } from "#protocol/limits";
@@ -114,7 +114,14 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
     try {
       message = decoded(data);
     } catch (error) {
-      return this.#refuse(socket, error);
+      if (link.session.session === null || !(error instanceof ForeignMessage)) return this.#refuse(socket, error);
+      const { type, cause_: cause } = error;
+      const { hostId: host } = link.session;
+      return this.wire().ports.log.write("error", "a message of a shim was not understood and passed over", {
+        host,
+        type,
+        cause,
+      });
     }
     if (link.session.session !== null && message.type === "answered") return this.#answered(message);
     if (link.session.session !== null && message.type === "progress") return this.#progressed(message);

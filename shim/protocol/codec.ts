@@ -17,6 +17,24 @@ const malformed = (cause: string) =>
     retry: "never",
   });
 
+/**
+ * A message of the treaty's form that this side does not understand: a newer side's, or a defect. In an open session it is passed over with a log
+ * line; dropping the socket would bring it back with the next one, and keep everything else of that host waiting.
+ */
+export class ForeignMessage extends Fault {
+  override name = "ForeignMessage";
+  /** What it calls itself, cut. */
+  readonly type: string;
+
+  constructor(type: string, fault: Fault) {
+    super(fault.toBody());
+    this.type = type.slice(0, 64);
+  }
+}
+
+const typeOf = (value: unknown): string | null =>
+  typeof value === "object" && value !== null && "type" in value && typeof value.type === "string" ? value.type : null;
+
 function decode<T>(schema: z.ZodMiniType<T>, text: string): T {
   const bytes = utf8.encode(text).byteLength;
   if (bytes > messageBytesMax)
@@ -35,15 +53,17 @@ function decode<T>(schema: z.ZodMiniType<T>, text: string): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
-  throw malformed(
+  const fault = malformed(
     `A message does not fit its schema at ${issue?.path.join(".") || "its root"}: ${issue?.message ?? "mismatch"}.`,
   );
+  const type = typeOf(value);
+  throw type === null ? fault : new ForeignMessage(type, fault);
 }
 
-/** Decodes what a shim receives. Throws `Fault` (`message.malformed`, `message.tooLarge`). */
+/** Decodes what a shim receives. Throws `Fault` (`message.malformed`, a `ForeignMessage` where it has a type; `message.tooLarge`). */
 export const decodeDown = (text: string): DownMessage => decode(downMessageSchema, text);
 
-/** Decodes what the functions receive. Throws `Fault` (`message.malformed`, `message.tooLarge`). */
+/** Decodes what the functions receive. Throws `Fault` (`message.malformed`, a `ForeignMessage` where it has a type; `message.tooLarge`). */
 export const decodeUp = (text: string): UpMessage => decode(upMessageSchema, text);
 
 /** Encodes and checks the size that every transport must carry. Throws `Fault` `message.tooLarge`. */

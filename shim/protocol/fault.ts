@@ -116,6 +116,7 @@ export type FaultBody = z.infer<typeof faultSchema>;
 
 /** A fault as an exception. `internal` may hold text that must never leave the process; it is not serialised. */
 export class Fault extends Error {
+  override name = "Fault";
   readonly code: FaultCode;
   readonly cause_: string;
   readonly action: string;
@@ -124,7 +125,6 @@ export class Fault extends Error {
 
   constructor(body: FaultBody, options?: { cause?: unknown }) {
     super(`${body.code}: ${body.cause}`, options);
-    this.name = "Fault";
     this.code = body.code;
     this.cause_ = body.cause;
     this.action = body.action;

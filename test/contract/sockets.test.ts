@@ -27,7 +27,7 @@ import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { MemoryFeed, MemorySockets, type Wire } from "#test/fake/memory-sockets";
 import { inbox } from "./inbox.ts";
 import { progressOf, type Shim, type Switchboard, socketCases } from "./socket-cases.ts";
-import { ulid } from "./store-cases.ts";
+import { ulid, uuid } from "./store-cases.ts";
 
 describe("sockets in memory", () => {
   const sockets = new MemorySockets((ms) => new Promise((resolve) => setTimeout(resolve, ms).unref()));
@@ -255,11 +255,31 @@ describe("sockets in Durable Objects", () => {
     assert.equal(await board.sockets.progress(hostId, migrationId), null);
   });
 
+  test("what a newer shim may say is passed over in an open session, and ends one that is not open", async () => {
+    const shim = await connect(await newHost());
+    for (const foreign of ['{"type":"heartbeat","facts":7}', '{"type":"sung","song":"x"}']) shim.line.say(foreign);
+    const asked = board.sockets.query(
+      shim.hostId,
+      { kind: "describeDomain", domain: { uuid: uuid(), name: "w" } },
+      20_000,
+    );
+    const question = await shim.next("query");
+    assert.ok(question.type === "query");
+    const fault = { code: "domain.absent", cause: "None.", action: "Look elsewhere.", retry: "never" } as const;
+    await shim.answer(question.queryId, { ok: false, fault });
+    assert.deepEqual(await asked, { ok: false, fault }, "the session lives on");
+    await shim.leave();
+    const line = dial(shim.hostId);
+    await line.next("challenge");
+    line.say('{"type":"sung","song":"x"}');
+    assert.equal((await line.closed).code, 4400);
+  });
+
   test("malformed, binary and oversized messages end the socket with the cause", async () => {
     const hostId = await newHost();
     const bad: [string | Uint8Array, string][] = [
       ["{", "message.malformed"],
-      ['{"type":"heartbeat","facts":7}', "message.malformed"],
+      ["7", "message.malformed"],
       [Uint8Array.of(1, 2, 3), "message.malformed"],
       [JSON.stringify({ type: "heartbeat", padding: "x".repeat(128 * 1024) }), "message.tooLarge"],
       [JSON.stringify({ type: "heartbeat", padding: "ü".repeat(70 * 1024) }), "message.tooLarge"],
