@@ -16,6 +16,9 @@ const root = join(import.meta.dirname, "../..");
 const credentials = { accessKeyId: "local", secretAccessKey: "local" };
 const region = "eu-central-1";
 
+/** A file of ours as a probe names it. */
+const own = (path: string) => JSON.stringify(join(root, "functions", path));
+
 let folder: string;
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), "vmferry-lambda-sdk-"));
@@ -61,7 +64,7 @@ describe("the SDK as it is bundled", () => {
     try {
       const callbackUrl = `http://127.0.0.1:${address.port}/prod`;
       const contents = `
-        import { ApiGatewayCallbacks } from "./functions/socket/api-gateway-callbacks.ts";
+        import { ApiGatewayCallbacks } from ${own("socket/api-gateway-callbacks.ts")};
         export async function handler({ callbackUrl, id }: { callbackUrl: string; id: string }) {
           const credentials = ${JSON.stringify(credentials)};
           const log = { write() {} };
@@ -92,7 +95,7 @@ describe("the SDK as it is bundled", () => {
     };
     const want = { key: `bundles/${"a".repeat(64)}`, publicUrl: "" };
     const contents = `
-      import { S3Bundles } from "./functions/bundle/s3-bundles.ts";
+      import { S3Bundles } from ${own("bundle/s3-bundles.ts")};
       export const handler = () => new S3Bundles(${JSON.stringify(options)}).grantGet(${JSON.stringify(want)});`;
     const [bundled] = await probe(contents, z.object({ url: z.string() }), [{}]);
     const whole = await new S3Bundles(options).grantGet(want);
