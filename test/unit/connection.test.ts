@@ -8,6 +8,7 @@ import { systemClock } from "#shim/clock";
 import { type ConnectionOutcome, type ConnectionParts, runConnection, type Session } from "#shim/connection";
 import { controlPlaneOrigin, socketAddress } from "#shim/socket-address";
 import { type Decisions, FakeControlPlane } from "#test/fake/control-plane";
+import { inventoryDomains } from "#test/fake/inventory-domain";
 
 const hostId = "h_01JD0000000000000000000000";
 const facts: HostFacts = {
@@ -331,19 +332,8 @@ describe("an open session", () => {
       frames.push(this._payloadLength);
       return Reflect.apply(getData, this, args);
     });
-    const cause = `${"é".repeat(1_000)}`;
-    const domains = Array.from({ length: 60 }, (_, index) => ({
-      uuid: `00000000-0000-0000-0000-${String(index).padStart(12, "0")}`,
-      name: `d${index}`,
-      state: "running" as const,
-      persistent: true,
-      autostart: false,
-      memoryKiB: 1,
-      vcpus: 1,
-      snapshots: 0,
-      checkpoints: 0,
-      labels: Object.fromEntries(Array.from({ length: 3 }, (_, label) => [`l${label}`, cause.slice(0, 255)])),
-    }));
+    const label = "é".repeat(255);
+    const domains = inventoryDomains(60, { one: label, two: label, three: label });
     assert.equal(session.send({ type: "inventory", full: true, last: true, domains, gone: [] }), true);
     const arrived = await plane.message("inventory");
     assert.deepEqual(arrived.domains, domains);

@@ -3,19 +3,9 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { type Inventory, InventoryParts } from "#functions/socket/inventory-parts";
 import { inventoryMessages } from "#shim/inventory";
+import { inventoryDomains } from "#test/fake/inventory-domain";
 
-const domains = Array.from({ length: 450 }, (_, index) => ({
-  uuid: `00000000-0000-0000-0000-${String(index).padStart(12, "0")}`,
-  name: `d${index}`,
-  state: "running" as const,
-  persistent: true,
-  autostart: false,
-  memoryKiB: 1,
-  vcpus: 1,
-  snapshots: 0,
-  checkpoints: 0,
-  labels: {},
-}));
+const domains = inventoryDomains(450);
 const stored = (parts: InventoryParts, messages: readonly Inventory[]) =>
   messages.map((message) => parts.take(message)).filter((each) => each !== null);
 

@@ -3,27 +3,12 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { decodeUp, encode } from "#protocol/codec";
 import { inventoryDomainsMax } from "#protocol/limits";
-import type { InventoryDomain } from "#protocol/message";
 import { cutToFit } from "#shim/description";
 import { inventoryMessages, toldFirst } from "#shim/inventory";
 import { labelsUri, parseLabels } from "#shim/inventory-reader";
 import type { Steps, Work } from "#shim/ports";
 import { steps } from "#shim/steps";
-
-const uuid = (index: number) => `00000000-0000-0000-0000-${index.toString(16).padStart(12, "0")}`;
-const domain = (index: number, labels: Record<string, string> = {}): InventoryDomain => ({
-  uuid: uuid(index),
-  name: `domain-${index}`,
-  state: "running",
-  persistent: true,
-  autostart: false,
-  memoryKiB: 1,
-  vcpus: 1,
-  snapshots: 0,
-  checkpoints: 0,
-  labels,
-});
-const many = (count: number) => Array.from({ length: count }, (_, index) => domain(index));
+import { inventoryDomain, inventoryDomains, uuidOf } from "#test/fake/inventory-domain";
 
 describe("inventory messages", () => {
   test("no change is no message; an empty host still says so when all is wanted", () => {
@@ -35,12 +20,12 @@ describe("inventory messages", () => {
 
   test("nothing is lost or doubled at any size, and only the first is full and only the last is last", () => {
     for (const count of [1, inventoryDomainsMax - 1, inventoryDomainsMax, inventoryDomainsMax + 1, 1_000]) {
-      const gone = Array.from({ length: count }, (_, index) => uuid(10_000 + index));
-      const messages = inventoryMessages({ full: true, domains: many(count), gone });
+      const gone = Array.from({ length: count }, (_, index) => uuidOf(10_000 + index));
+      const messages = inventoryMessages({ full: true, domains: inventoryDomains(count), gone });
       for (const message of messages) assert.deepEqual(decodeUp(encode(message)), message);
       assert.deepEqual(
         messages.flatMap((message) => message.domains),
-        many(count),
+        inventoryDomains(count),
       );
       assert.deepEqual(
         messages.flatMap((message) => message.gone),
@@ -58,25 +43,25 @@ describe("inventory messages", () => {
   });
 
   test("a complete list of several messages names itself in each, so that any order will do; nothing else does", () => {
-    const long = inventoryMessages({ full: true, domains: many(450), gone: [], series: "s1" });
+    const long = inventoryMessages({ full: true, domains: inventoryDomains(450), gone: [], series: "s1" });
     assert.deepEqual(
       long.map(({ series }) => series),
       long.map((_, part) => ({ id: "s1", part, parts: long.length })),
     );
     const [one, other] = [1, 2].map(
-      () => inventoryMessages({ full: true, domains: many(450), gone: [] })[0]?.series?.id,
+      () => inventoryMessages({ full: true, domains: inventoryDomains(450), gone: [] })[0]?.series?.id,
     );
     assert.notEqual(one, other);
     for (const messages of [
-      inventoryMessages({ full: true, domains: many(3), gone: [] }),
-      inventoryMessages({ full: false, domains: many(450), gone: [] }),
+      inventoryMessages({ full: true, domains: inventoryDomains(3), gone: [] }),
+      inventoryMessages({ full: false, domains: inventoryDomains(450), gone: [] }),
     ])
       assert.ok(messages.every(({ series }) => series === undefined));
   });
 
   test("long labels in UTF-8 stay below the message's limit", () => {
     const labels = Object.fromEntries(Array.from({ length: 32 }, (_, index) => [`label-${index}`, "é".repeat(255)]));
-    const domains = Array.from({ length: 50 }, (_, index) => domain(index, labels));
+    const domains = Array.from({ length: 50 }, (_, index) => inventoryDomain(index, labels));
     const messages = inventoryMessages({ full: true, domains, gone: [] });
     assert.ok(messages.length > 1);
     for (const message of messages) encode(message);
@@ -107,10 +92,10 @@ describe("the steps that end a side's part", () => {
     };
     const told = toldFirst(given, inventory);
     // Only the domain is looked at; the rest of what a step is given does not matter here.
-    const work = { command: { domain: { uuid: uuid(1), name: "one" } } };
+    const work = { command: { domain: { uuid: uuidOf(1), name: "one" } } };
     await told.settle(work as unknown as Work<"settle">).then(() => said.push("report"));
     await assert.rejects(told.confirm(work as unknown as Work<"confirm">), /not confirmed/);
-    assert.deepEqual(said, ["settle", `look ${uuid(1)}`, "report"]);
+    assert.deepEqual(said, ["settle", `look ${uuidOf(1)}`, "report"]);
   });
 });
 
