@@ -122,7 +122,7 @@ describe("description", () => {
   test("a tree that is too large for a message keeps its first nodes and its true total", () => {
     const node = { parent: null, current: false, state: "running", createdAt: null };
     const snapshotTree = Array.from({ length: 500 }, (_, index) => ({ ...node, name: `${index}-${"é".repeat(250)}` }));
-    const whole = { kind: "describeDomain" as const, inventoryDomain: domain(1), snapshotTree, snapshotsTotal: 700 };
+    const whole = { kind: "describeDomain" as const, domain: inventoryDomain(1), snapshotTree, snapshotsTotal: 700 };
     const cut = cutToFit(whole);
     encode({ type: "answered", queryId: "q".repeat(64), answer: { ok: true, body: cut } });
     assert.ok(cut.snapshotTree.length > 100 && cut.snapshotTree.length < 500);
