@@ -1,7 +1,8 @@
 /**
  * What a person is told without asking: functions that fail or are throttled, a timer that is silent, a table that
  * throttles or fails, an API that answers 5xx, and lines of level `error` in the logs. With VMFERRY_ALARM_EMAIL they
- * arrive by mail, else they stand in CloudWatch.
+ * arrive by mail, else they stand in CloudWatch. A stage that may be thrown away has none: they cost about three dollars
+ * a month, at $0.10 a metric watched.
  */
 import { indexes } from "#functions/store/dynamo-table";
 import type { Api } from "./api.ts";
@@ -43,12 +44,15 @@ interface Input {
   running?: { sockets: Sockets; api: Api; timer: Timer };
 }
 
-export function createAlarms({ settings, storage, running }: Input): void {
+export function createAlarms({ stage, settings, storage, running }: Input): void {
+  if (!stage.kept) return;
   const tell = recipients(settings);
   tableAlarms(tell, storage);
   if (running === undefined) return;
   const { sockets, api, timer } = running;
-  for (const handler of [api.handler, sockets.handler, timer.handler]) functionAlarms(tell, handler);
+  const handlers = [api.handler, sockets.handler, timer.handler];
+  for (const handler of handlers) functionAlarms(tell, handler);
+  loggedErrors(tell, handlers);
   ring(tell, {
     name: "timer-silent",
     says: "The timer has not run for five minutes: what is overdue is not found. Look at the schedule and at the account's limit of concurrent executions.",
@@ -135,17 +139,22 @@ function functionAlarms(tell: Recipients, handler: DeployedFunction): void {
     metrics: [lambdaMetric("Throttles", handler)],
     rings: { at: 1 },
   });
-  const metricName = named(`${kind}-errors-logged`);
-  new aws.cloudwatch.LogMetricFilter(`${kind}-errors-logged`, {
-    name: metricName,
-    logGroupName: handler.log,
-    // The functions' log lines are JSON; Lambda may write its own words before them, so the level is looked for as text.
-    pattern: '"\\"level\\":\\"error\\""',
-    metricTransformation: { namespace: "vmferry", name: metricName, value: "1", defaultValue: "0" },
-  });
+}
+
+/** One metric for all three: each costs its own price. */
+function loggedErrors(tell: Recipients, handlers: DeployedFunction[]): void {
+  const metricName = named("errors-logged");
+  for (const { kind, log } of handlers)
+    new aws.cloudwatch.LogMetricFilter(`${kind}-errors-logged`, {
+      name: metricName,
+      logGroupName: log,
+      // The functions' log lines are JSON; Lambda may write its own words before them, so the level is looked for as text.
+      pattern: '"\\"level\\":\\"error\\""',
+      metricTransformation: { namespace: "vmferry", name: metricName, value: "1", defaultValue: "0" },
+    });
   ring(tell, {
-    name: `${kind}-errors-logged`,
-    says: `The function ${kind} logged an error. Search its log group for "level":"error".`,
+    name: "errors-logged",
+    says: 'A function logged an error. Search the log groups /aws/lambda/vmferry-... for "level":"error".',
     metrics: [{ namespace: "vmferry", metricName, dimensions: {} }],
     rings: { at: 1 },
   });

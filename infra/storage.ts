@@ -8,8 +8,8 @@ import type { Stage } from "./stage.ts";
 
 /**
  * Days until S3 removes a bundle or a large cookie. The safety copy is promised for 7 days after a migration's end, but S3
- * counts from the upload, and a stranded migration waits for people: a month of absence fits in with room to spare. S3 may
- * be the last place with a tree of snapshots only while a host stays away.
+ * counts from the upload, a stranded migration waits for people, and an unchanged bundle is used again without a new
+ * upload: so much longer than any of them. If one goes while it is needed, that migration is rolled back and uploads anew.
  */
 const objectDays = 60;
 /** Days in which a removed object can be brought back. */
@@ -68,20 +68,13 @@ function keyAttributes(): string[] {
   return [...new Set(["pk", "sk", ...Object.values(indexes).flatMap(({ hash, range }) => [hash, range])])];
 }
 
-const lifecycleRules = () => [
-  ...objectFolders.map((folder) => ({
+/** One rule a folder; S3 sweeps up delete markers along with what has expired. */
+const lifecycleRules = () =>
+  objectFolders.map((folder) => ({
     id: `${folder}-expire`,
     status: "Enabled",
     filter: { prefix: `${folder}/` },
     expiration: { days: objectDays },
     noncurrentVersionExpiration: { noncurrentDays: removedDays },
-  })),
-  {
-    id: "leftovers",
-    status: "Enabled",
-    // All of the bucket.
-    filter: { prefix: "" },
     abortIncompleteMultipartUpload: { daysAfterInitiation: 1 },
-    expiration: { expiredObjectDeleteMarker: true },
-  },
-];
+  }));

@@ -9,7 +9,7 @@ import { tableActions } from "../../infra/permissions.ts";
 import { decrypted, ofType, one, planned, secretValues, texts } from "./plan.ts";
 
 const gateway = planned("production");
-const streamed = planned("dev-x", { VMFERRY_DOOR: "function-url" });
+const streamed = planned("staging", { VMFERRY_DOOR: "function-url" });
 const named = planned("production", {
   VMFERRY_DOMAIN: "ferry.example.com",
   VMFERRY_ZONE_ID: "ZONE",
@@ -198,8 +198,9 @@ describe("alarms", () => {
       assert.deepEqual(metricsOf(byName(`${kind}-throttled`)), ["Throttles"]);
       const filter = one(gateway, "LogMetricFilter", `${kind}-errors-logged`);
       assert.equal(filter.logGroupName, `/aws/lambda/vmferry-production-${kind}`);
+      assert.equal(filter.pattern, String.raw`"\"level\":\"error\""`);
       const { name, namespace } = z.record(z.string(), z.unknown()).parse(filter.metricTransformation);
-      const { inputs } = byName(`${kind}-errors-logged`);
+      const { inputs } = byName("errors-logged");
       assert.deepEqual([inputs.metricName, inputs.namespace], [name, namespace]);
     }
   });
@@ -231,7 +232,7 @@ describe("alarms", () => {
   test("the APIs ring, whichever door is open", () => {
     assert.deepEqual(metricsOf(byName("sockets-failing")), ["IntegrationError", "ExecutionError"]);
     assert.deepEqual(metricsOf(byName("http-5xx")), ["5xx"]);
-    const url = alarms(streamed).find(({ inputs }) => inputs.name === "vmferry-dev-x-http-5xx");
+    const url = alarms(streamed).find(({ inputs }) => inputs.name === "vmferry-staging-http-5xx");
     assert.ok(url);
     assert.deepEqual(metricsOf(url), ["Url5xxCount"]);
   });
@@ -246,6 +247,10 @@ describe("alarms", () => {
         if (queries.length > 0) assert.equal(queries.filter(({ returnData }) => returnData === true).length, 1, name);
         assert.ok(String(inputs.alarmDescription).length > 30, name);
       }
+  });
+
+  test("a stage that may be thrown away has none", () => {
+    assert.deepEqual(alarms(planned("dev-x")), []);
   });
 
   test("with an address they mail, without they stand", () => {
