@@ -20,6 +20,13 @@ export function controlPlaneOrigin(url: string): URL {
  * Throws `Fault` `request.malformed` for an address that would lead away from TLS.
  */
 export function socketAddress(origin: URL, hostId: string, named: string | null = null): URL {
+  if (named !== null && !URL.canParse(named))
+    throw new Fault({
+      code: "request.malformed",
+      cause: `The control plane names ${named} for its shims, which is no address.`,
+      action: "Give the control plane a socket address like wss://host/stage (SOCKET_URL).",
+      retry: "person",
+    });
   const address = named === null ? new URL(shimSocketPath, origin) : new URL(named);
   if (named === null) address.protocol = origin.protocol === "https:" ? "wss:" : "ws:";
   else if (origin.protocol === "https:" && address.protocol !== "wss:")

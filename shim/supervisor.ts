@@ -147,10 +147,10 @@ export class Supervisor {
     const { clock, log } = this.#parts;
     const session = await line.opened;
     const renewAfterMs = session?.welcome.renewAfterMs;
-    if (session === null || renewAfterMs === undefined) return never;
+    if (session === null || renewAfterMs === undefined) return pending();
     for (let attempt = 0; ; attempt += 1) {
       await clock.sleep(attempt === 0 ? renewAfterMs : jitteredMs(attempt, renewBackoff, clock.random), line.over);
-      if (line.over.aborted) return never;
+      if (line.over.aborted) return pending();
       const next = this.#open(session.welcome.session);
       const giveUp = () => next.close();
       line.over.addEventListener("abort", giveUp);
@@ -168,4 +168,5 @@ export class Supervisor {
   }
 }
 
-const never = new Promise<never>(() => {});
+/** A promise of its own each time: one that is shared and never settles keeps everybody who ever waited for it. */
+const pending = () => new Promise<never>(() => {});

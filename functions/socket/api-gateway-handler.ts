@@ -10,7 +10,7 @@
  */
 import { decodeUp, encode, ForeignMessage } from "#protocol/codec";
 import { Fault, type FaultBody } from "#protocol/fault";
-import { connectMsMax } from "#protocol/identity";
+import { connectMsMax, hostIdSchema } from "#protocol/identity";
 import type { DownMessage, UpMessage } from "#protocol/message";
 import { checkConnectProof } from "../connect-proof.ts";
 import type { Inventory, Link, LinkStore, Ports } from "../ports.ts";
@@ -83,7 +83,12 @@ async function connected(
   const { connectionId, connectedAtMs } = event;
   const checked = await checkConnectProof(ports, event.proof, event.hostId);
   if (!checked.ok) {
-    ports.log.write("info", "a connect was refused", { host: event.hostId, cause: checked.fault.cause });
+    // Anybody can knock: only what has the form of an id is written down, at its length.
+    const named = hostIdSchema.safeParse(event.hostId);
+    ports.log.write("info", "a connect was refused", {
+      host: named.success ? named.data : null,
+      cause: checked.fault.cause,
+    });
     return { statusCode: 401 };
   }
   const { host, proof } = checked;
@@ -173,6 +178,7 @@ async function heard(parts: SocketHandlerParts, link: Link, message: UpMessage, 
     });
     return;
   }
+  if (message.type === "heartbeat" && link.session !== null) await reached(links, link);
   const whole =
     message.type === "inventory" && link.session !== null ? await ordered(links, hostId, message, atMs) : message;
   if (whole === null) return;
@@ -221,11 +227,20 @@ async function opened(
   );
 }
 
+/**
+ * A host that speaks is reached by somebody. Its hello may have been cut off between the welcome and the binding, or the successor that took the
+ * binding was given up by the shim while this connection serves on: nothing else would repair that before the next renewal.
+ */
+async function reached(links: LinkStore, link: Link): Promise<void> {
+  if ((await links.current(link.hostId)) === null) await links.bind(link);
+}
+
 /** The list or the change that may be stored now; null: nothing yet, or nothing any more. */
 async function ordered(links: LinkStore, hostId: string, part: Inventory, partAtMs: number): Promise<Inventory | null> {
   const isWhole = part.full && part.last;
   const { series } = part;
-  const inParts = !isWhole && series !== undefined && series.parts > 1 && series.parts <= partsMax;
+  const inParts =
+    !isWhole && series !== undefined && series.parts > 1 && series.parts <= partsMax && series.part < series.parts;
   const collected = inParts ? await links.collect(hostId, part, partAtMs) : { list: part, atMs: partAtMs };
   if (collected === null) return null;
   const { atMs } = collected;

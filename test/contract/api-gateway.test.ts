@@ -76,6 +76,14 @@ describe("sockets on API Gateway", { timeout: 120_000 }, () => {
       assert.deepEqual(await lab.wire().links.of(hostId), []);
     });
 
+    test("of a stranger leaves no words of his in the log", async () => {
+      const line = await lab.dial("x".repeat(3_000), { header: null });
+      assert.equal(line.status, 401);
+      const refused = lab.lines.filter((text) => text.includes("a connect was refused"));
+      assert.equal(refused.length, 1);
+      assert.ok(!refused.some((text) => text.includes("xxx")), refused.join());
+    });
+
     test("is good once, and a hello needs its own signature", async () => {
       const hostId = await lab.newHost();
       const header = lab.headerOf(hostId);
@@ -271,6 +279,27 @@ describe("sockets on API Gateway", { timeout: 120_000 }, () => {
       await lab.settled();
       lab.gateway.disconnectTimes = 1;
       assert.equal(await lab.wire().links.current(hostId), null);
+    });
+
+    test("that serves while none is bound is bound again by its heartbeat", async () => {
+      const hostId = await lab.newHost();
+      const shim = await lab.connect(hostId);
+      // A successor was bound and then given up by its shim, which heard no welcome in time.
+      const { links, ports } = lab.wire();
+      const successor = { connectionId: "given-up=", hostId };
+      const atMs = Date.now() + 1;
+      assert.equal(await links.bind({ ...successor, openedAtMs: atMs, expiresAtMs: atMs + 60_000 }), true);
+      shim.say({ type: "heartbeat" });
+      await lab.settled();
+      assert.equal(await links.current(hostId), successor.connectionId, "a newer one is not pushed aside");
+      await links.close(successor);
+      assert.equal(await ports.sockets.push(hostId, acknowledged()), false);
+      shim.say({ type: "heartbeat" });
+      await lab.settled();
+      const message = acknowledged();
+      assert.equal(await ports.sockets.push(hostId, message), true);
+      assert.deepEqual(await shim.next("acknowledged"), message);
+      await shim.leave();
     });
 
     test("nobody knows of is closed as soon as it speaks", async () => {

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { generateKeyPairSync, sign } from "node:crypto";
 import { afterEach, describe, test } from "node:test";
+import { Fault } from "#protocol/fault";
 import { connectHeader, connectMsMax, connectSignedText, parseConnectProof } from "#protocol/identity";
 import { ControlPlaneDoor, DoorUnreachableError } from "#shim/door";
 import { ProgressGate } from "#shim/progress-gate";
@@ -95,6 +96,13 @@ describe("the door", () => {
     const origin = controlPlaneOrigin("https://vmferry.example");
     assert.throws(() => socketAddress(origin, hostId, "ws://sockets.example/live"), /request.malformed/);
     assert.equal(socketAddress(origin, hostId, "wss://s.example/x").protocol, "wss:");
+  });
+
+  test("a name that is no address is a refusal with its cause, not the end of the shim", async () => {
+    for (const socket of ["wss://host:99999/live", "wss://[1"]) {
+      const { door } = await open({ door: () => ({ socket, hello: "connect" }) });
+      await assert.rejects(door.dial(), (error) => error instanceof Fault && error.code === "request.malformed");
+    }
   });
 });
 

@@ -1,6 +1,7 @@
 /** The supervisor's loop over invented outcomes and a clock of its own: when it waits, how long, what it says, when it ends. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { queryObjects } from "node:v8";
 import type { FaultBody } from "#protocol/fault";
 import type { ConnectionOutcome, ConnectionParts, Welcome } from "#shim/connection";
 import { DoorUnreachableError } from "#shim/door";
@@ -81,6 +82,15 @@ describe("supervisor", () => {
     assert.deepEqual(waits, [500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000]);
     assert.deepEqual((await run([lost, lost], 0)).waits, [0, 0]);
     assert.deepEqual((await run([lost, lost], 0.5)).waits, [backoff.baseMs / 2, backoff.baseMs]);
+  });
+
+  test("attempts that came to nothing leave nothing behind", async () => {
+    const attempts = 400;
+    await run(Array.from({ length: attempts }, () => lost));
+    const before = queryObjects(Promise, { format: "count" });
+    await run(Array.from({ length: attempts }, () => lost));
+    const left = queryObjects(Promise, { format: "count" }) - before;
+    assert.ok(left < attempts / 4, `${left} promises stay after ${attempts} attempts`);
   });
 
   test("a session that held resets the wait; a door that opens and shuts does not", async () => {
