@@ -30,7 +30,7 @@ export default $config({
     const settings = settingsOf(stage.cloud, process.env);
     buildOnce();
 
-    const storage = createStorage(stage);
+    const storage = createStorage(stage, settings);
     const secrets = createSecrets();
 
     if (stage.cloud === "cloudflare") {

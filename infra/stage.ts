@@ -43,6 +43,8 @@ export interface Settings {
   domain: { name: string; zoneId: string | null } | null;
   /** Who is told when an alarm rings. AWS asks this address to confirm once. */
   alarmEmail: string | null;
+  /** A table that is there already, in place of the stage's own: one that was put back from a backup. */
+  table: string | null;
 }
 
 const domainPattern = /^(?=.{4,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/;
@@ -53,6 +55,7 @@ export function settingsOf(cloud: Cloud, env: Readonly<Record<string, string | u
   const name = env.VMFERRY_DOMAIN || null;
   const zoneId = env.VMFERRY_ZONE_ID || null;
   const alarmEmail = env.VMFERRY_ALARM_EMAIL || null;
+  const table = env.VMFERRY_TABLE || null;
   if (door !== "gateway" && door !== "function-url")
     throw new Error(`VMFERRY_DOOR is ${JSON.stringify(door)}; it must be "gateway" or "function-url".`);
   if (door === "function-url" && cloud === "cloudflare")
@@ -65,5 +68,7 @@ export function settingsOf(cloud: Cloud, env: Readonly<Record<string, string | u
     throw new Error("VMFERRY_DOMAIN and VMFERRY_DOOR=function-url exclude each other: a function URL takes no domain.");
   if (alarmEmail !== null && !/^[^\s@]+@[^\s@]+$/.test(alarmEmail))
     throw new Error(`VMFERRY_ALARM_EMAIL is ${JSON.stringify(alarmEmail)}; it must be an e-mail address.`);
-  return { door, domain: name === null ? null : { name, zoneId }, alarmEmail };
+  if (table !== null && !/^[\w.-]{3,255}$/.test(table))
+    throw new Error(`VMFERRY_TABLE is ${JSON.stringify(table)}; it must be the name of a DynamoDB table.`);
+  return { door, domain: name === null ? null : { name, zoneId }, alarmEmail, table };
 }

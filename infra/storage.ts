@@ -1,10 +1,11 @@
 /**
  * Where the truth is: one DynamoDB table and one bucket. They are the only things that cannot be made again, so a kept
- * stage refuses to delete them, and the table can be brought back to any second of the last 35 days.
+ * stage refuses to delete them, and the table can be brought back to any second of the last 35 days: as a table of another name, which the
+ * stage then uses in place of its own (VMFERRY_TABLE; docs/deploy.md). A kept stage's own table stays where it is meanwhile.
  */
 import { indexes } from "#functions/store/dynamo-table";
 import { objectFolders } from "./permissions.ts";
-import type { Stage } from "./stage.ts";
+import type { Settings, Stage } from "./stage.ts";
 
 /**
  * Days until S3 removes a bundle or a large cookie. The safety copy is promised for 7 days after a migration's end, but S3
@@ -17,8 +18,14 @@ const removedDays = 7;
 
 export type Storage = ReturnType<typeof createStorage>;
 
-export function createStorage({ kept }: Stage) {
-  const table = new sst.aws.Dynamo("Store", {
+export function createStorage({ kept }: Stage, settings: Pick<Settings, "table">) {
+  const table = settings.table === null ? createTable(kept) : sst.aws.Dynamo.get("Store", settings.table);
+  const bucket = createBucket(kept);
+  return { table: table.name, bucket: bucket.name, arns: { table: table.arn, bucket: bucket.arn } };
+}
+
+function createTable(kept: boolean) {
+  return new sst.aws.Dynamo("Store", {
     fields: Object.fromEntries(keyAttributes().map((name) => [name, "string" as const])),
     primaryIndex: { hashKey: "pk", rangeKey: "sk" },
     globalIndexes: Object.fromEntries(
@@ -38,7 +45,9 @@ export function createStorage({ kept }: Stage) {
       },
     },
   });
+}
 
+function createBucket(kept: boolean) {
   const bucket = new sst.aws.Bucket("Objects", {
     // Shims and functions are no browsers.
     cors: false,
@@ -60,8 +69,7 @@ export function createStorage({ kept }: Stage) {
     bucket: bucket.name,
     rule: { objectOwnership: "BucketOwnerEnforced" },
   });
-
-  return { table: table.name, bucket: bucket.name, arns: { table: table.arn, bucket: bucket.arn } };
+  return bucket;
 }
 
 function keyAttributes(): string[] {

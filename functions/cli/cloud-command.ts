@@ -6,6 +6,7 @@
 import { spawn } from "node:child_process";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { stageOf } from "../../infra/stage.ts";
 import { mintedTokenSchema } from "../http/token-resource.ts";
 import { CliError } from "./cli-error.ts";
 import { ApiClient } from "./client.ts";
@@ -14,16 +15,14 @@ import { configPath } from "./config.ts";
 import { exitCodes } from "./exit-code.ts";
 import { openControlSecrets, writeClientConfig, writeWhole } from "./up-secrets.ts";
 
-/** What SST takes for a stage's name, and what is safe as a folder's. */
-const stagePattern = /^[a-z][a-z0-9-]{0,30}$/;
-
 export const cloudInit: Run = async (context, invocation) => {
   const stage = invocation.required("stage");
-  if (!stagePattern.test(stage))
-    throw usageError(
-      `"${stage}" is no stage's name: small letters, digits and hyphens, a letter first, at most 31.`,
-      invocation.words,
-    );
+  try {
+    // The deployment's own rule, which also makes it safe as a folder's name.
+    stageOf(stage);
+  } catch (error) {
+    throw usageError(error instanceof Error ? error.message : "This is no stage's name.", invocation.words);
+  }
   const folder = invocation.text("dir") ?? join(context.env.HOME ?? homedir(), ".config", "vmferry", "stages", stage);
   const url = invocation.text("url");
   return url === undefined ? prepare(context, invocation, { stage, folder }) : joinCommand(context, url, folder);

@@ -20,6 +20,8 @@ export const resourceSchema = z.object({
   inputs: z.record(z.string(), z.unknown()),
   /** It stays where it is when the stack is removed. */
   retainOnDelete: z.boolean(),
+  /** It is there already and was only looked at. */
+  isRead: z.boolean(),
 });
 export type Resource = z.infer<typeof resourceSchema>;
 /** `app`: what the stage's name decided; `outputs`: what the user is told. */
@@ -201,15 +203,18 @@ async function plan(stage: string): Promise<Plan> {
   const resources: Resource[] = [];
   const retained = new Set<string>();
   const mocks = {
-    async newResource(args: { type: string; name: string; inputs: unknown }) {
-      const inputs = asRecord(args.inputs);
+    async newResource(args: { type: string; name: string; inputs: unknown; id?: string | undefined }) {
+      // With an id it is one that is there already, and is only looked at.
+      const isRead = args.id !== undefined && args.id !== "";
+      const inputs = { ...asRecord(args.inputs), ...(isRead ? { name: args.id } : {}) };
       resources.push({
         type: args.type,
         name: args.name,
         inputs: asRecord(await shown(inputs)),
         retainOnDelete: retained.has(`${args.type} ${args.name}`),
+        isRead,
       });
-      return { id: `${args.name}-id`, state: made(args.type, args.name, inputs) };
+      return { id: isRead ? args.id : `${args.name}-id`, state: made(args.type, args.name, inputs) };
     },
     call: ({ token, inputs }: { token: string; inputs: unknown }) => answered(token, asRecord(inputs)),
   };

@@ -46,6 +46,22 @@ async function localTable() {
 
 const byName = <T extends { name: string }>(list: T[]) => list.toSorted((a, b) => (a.name < b.name ? -1 : 1));
 
+describe("a table that was put back from a backup", () => {
+  test("is used in place of the stage's own, by functions and rights alike, and nothing is made in its place", () => {
+    const plan = planned("production", { VMFERRY_TABLE: "vmferry-restored" });
+    const made = ofType(plan, "dynamodb/table:Table").filter(({ isRead }) => !isRead);
+    assert.deepEqual(made, []);
+    const environments = ofType(plan, "lambda/function:Function").map(({ inputs }) =>
+      JSON.stringify(inputs.environment),
+    );
+    assert.equal(environments.length, 3);
+    for (const environment of environments) assert.match(environment, /"TABLE":"vmferry-restored"/);
+    const named = policies(plan).filter((text) => JSON.stringify(text).includes("dynamodb:PutItem"));
+    assert.ok(named.length > 0);
+    for (const policy of named) assert.match(JSON.stringify(policy), /vmferry-restored/);
+  });
+});
+
 describe("table", () => {
   for (const [title, plan] of Object.entries({ kept, passing, edge }))
     test(`${title}: recovery, encryption, the broom, pay per request`, () => {

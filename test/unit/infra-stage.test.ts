@@ -32,8 +32,9 @@ describe("stage", () => {
 
 describe("settings", () => {
   test("none is needed", () => {
-    assert.deepEqual(settingsOf("aws", {}), { door: "gateway", domain: null, alarmEmail: null });
-    assert.deepEqual(settingsOf("cloudflare", {}), { door: "gateway", domain: null, alarmEmail: null });
+    const none = { door: "gateway", domain: null, alarmEmail: null, table: null };
+    assert.deepEqual(settingsOf("aws", {}), none);
+    assert.deepEqual(settingsOf("cloudflare", {}), none);
   });
 
   test("all that can be said", () => {
@@ -42,8 +43,14 @@ describe("settings", () => {
         VMFERRY_DOMAIN: "ferry.example.com",
         VMFERRY_ZONE_ID: "Z1",
         VMFERRY_ALARM_EMAIL: "ops@example.com",
+        VMFERRY_TABLE: "vmferry-restored",
       }),
-      { door: "gateway", domain: { name: "ferry.example.com", zoneId: "Z1" }, alarmEmail: "ops@example.com" },
+      {
+        door: "gateway",
+        domain: { name: "ferry.example.com", zoneId: "Z1" },
+        alarmEmail: "ops@example.com",
+        table: "vmferry-restored",
+      },
     );
     assert.equal(settingsOf("aws", { VMFERRY_DOOR: "function-url" }).door, "function-url");
     assert.deepEqual(settingsOf("cloudflare", { VMFERRY_DOMAIN: "ferry.example.com" }).domain, {
