@@ -28,6 +28,11 @@ const attemptsMax = 3;
 /** HEAD and DELETE answer in tens of ms; after this the bucket is taken for unreachable. */
 const requestMsMax = 5_000;
 const connectMsMax = 2_000;
+/**
+ * What stands there for longer is uploaded again: the bucket's lifecycle counts from the upload (infra/storage.ts, 60 days), and an object that is
+ * named anew must outlast this migration and its safety copy (I3). The same bytes, by their digest, so nothing that is there is lost.
+ */
+export const objectMsFresh = 40 * 24 * 60 * 60_000;
 /** Addresses under which shims reach us; more than this many is a forged Host header at play. */
 const addressesMax = 64;
 
@@ -48,6 +53,8 @@ export interface S3Options {
   counter?: S3Counter | undefined;
   /** Sends the requests in place of the runtime's own fetch, where the SDK uses one. */
   fetch?: ((request: Request) => Promise<Response>) | undefined;
+  /** The time by which an object is old; absent: the process's. */
+  nowMs?: (() => number) | undefined;
 }
 
 /** The path under which the face answers, below the address that a client used. */
@@ -139,16 +146,18 @@ export class S3Bundles implements BundleStore {
         retry: "never",
       });
     const key = `${want.purpose}s/${want.sha256}`;
-    const standing = await this.head(key);
+    const standing = await this.#look(key);
+    const ageMs = standing === null ? 0 : (this.#options.nowMs ?? Date.now)() - standing.uploadedAtMs;
+    const isOld = ageMs > objectMsFresh;
     // One of another length cannot have this digest: it was altered in the bucket, and the reader must find out by itself.
-    const present = standing !== null;
+    const present = standing !== null && !isOld;
     const checksum = base64Of(want.sha256);
     const command = new PutObjectCommand({
       Bucket: this.#options.bucket,
       Key: key,
       ContentLength: want.bytes,
       ChecksumSHA256: checksum,
-      IfNoneMatch: "*",
+      ...(isOld ? {} : { IfNoneMatch: "*" }),
     });
     const url = await getSignedUrl(this.#signer(want.publicUrl), command, {
       expiresIn: grantMsMax / 1000,
@@ -158,7 +167,7 @@ export class S3Bundles implements BundleStore {
     });
     const headers = {
       "content-length": String(want.bytes),
-      "if-none-match": "*",
+      ...(isOld ? {} : { "if-none-match": "*" }),
       "x-amz-checksum-sha256": checksum,
     };
     return { method: "PUT", url, headers, key, present };
@@ -172,10 +181,19 @@ export class S3Bundles implements BundleStore {
   }
 
   async head(key: string): Promise<{ bytes: number } | null> {
+    const standing = await this.#look(key);
+    return standing === null ? null : { bytes: standing.bytes };
+  }
+
+  /** `uploadedAtMs`: Unix time by the bucket; where it does not say, it counts as new. */
+  async #look(key: string): Promise<{ bytes: number; uploadedAtMs: number } | null> {
     this.#check(key);
     try {
       const answer = await this.#own.send(new HeadObjectCommand({ Bucket: this.#options.bucket, Key: key }));
-      return { bytes: answer.ContentLength ?? 0 };
+      return {
+        bytes: answer.ContentLength ?? 0,
+        uploadedAtMs: answer.LastModified?.getTime() ?? Number.POSITIVE_INFINITY,
+      };
     } catch (error) {
       if (error instanceof S3ServiceException && error.$metadata.httpStatusCode === 404) return null;
       throw unreachable(`looking at ${key}`, error);

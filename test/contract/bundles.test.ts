@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { CreateBucketCommand } from "@aws-sdk/client-s3";
-import { S3Bundles } from "#functions/bundle/s3-bundles";
+import { objectMsFresh, S3Bundles } from "#functions/bundle/s3-bundles";
 import { createFace } from "#functions/bundle/s3-face";
 import { startUp, type Up } from "#functions/cli/up";
 import { RequestCounter } from "#functions/store/request-counter";
@@ -119,6 +119,24 @@ describe("S3 face in Node", () => {
     const { face } = faceInNode();
     const bundles = new S3Bundles({ ...options, bucket: "other", at: { kind: "face", fetch: face } });
     assert.equal(await bundles.head(`bundles/${"0".repeat(64)}`), null);
+  });
+
+  test("an object that the bucket's lifecycle will take soon is uploaded again", async () => {
+    const { bucket, face } = faceInNode();
+    const body = new Uint8Array(100);
+    const want = { purpose: "bundle" as const, sha256: digest(body), bytes: 100, publicUrl: bucket.publicUrl };
+    assert.equal((await bucket.send({ ...(await bucket.bundles.grantPut(want)), body })).status, 200);
+    assert.equal((await bucket.bundles.grantPut(want)).present, true);
+    const nowMs = () => Date.now() + objectMsFresh + 1_000;
+    const later = new S3Bundles({ ...options, at: { kind: "face", fetch: face }, nowMs });
+    const grant = await later.grantPut(want);
+    assert.equal(grant.present, false);
+    assert.equal(
+      (await bucket.send({ ...grant, body: new Uint8Array(100).fill(1) })).status,
+      400,
+      "the same bytes only",
+    );
+    assert.equal((await bucket.send({ ...grant, body })).status, 200);
   });
 
   test("requests and bytes are counted, the shims' as well", async () => {

@@ -19,7 +19,7 @@ export class MemoryObjects implements ObjectStore {
     const sha256 = createHash("sha256").update(bytes).digest("hex");
     if (options.sha256 !== undefined && options.sha256 !== sha256) throw new Error("the SHA-256 checksum differs");
     if (options.onlyIf?.etagDoesNotMatch === "*" && this.#objects.has(key)) return null;
-    this.#objects.set(key, { bytes, uploaded: new Date(0) });
+    this.#objects.set(key, { bytes, uploaded: new Date() });
     return this.head(key);
   }
 
