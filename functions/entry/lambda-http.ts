@@ -11,6 +11,8 @@ import { ids } from "./runtime-ports.ts";
 
 /** API Gateway gives up after 29 s (AWS: HTTP API quotas); the rest is for the start of a cold function and the last look into the store. */
 const bufferedEvents: EventsCarrier = { delivers: "whole", msMax: 20_000 };
+/** Of the same 29 s: what asks hosts one after the other ends in time with what it knows. */
+const bufferedAnswerMsMax = 24_000;
 /** A Lambda lives for 15 min at most; the client resumes. */
 const streamedEvents: EventsCarrier = { delivers: "events", msMax: 14 * 60_000 };
 
@@ -19,12 +21,12 @@ interface Context {
 }
 
 /** Wired with the first request and not while it is loaded, so that an environment that lacks something is an answer with a line in the log. */
-function front(carrier: EventsCarrier): (event: unknown, context?: Context) => Promise<Response> {
+function front(carrier: EventsCarrier, answerMsMax?: number): (event: unknown, context?: Context) => Promise<Response> {
   let app: ReturnType<typeof createApp> | null = null;
   return async (event, context) => {
     invoked(context?.awsRequestId);
     try {
-      app ??= createApp({ ...wireAws(process.env).deps, eventsCarrier: carrier });
+      app ??= createApp({ ...wireAws(process.env).deps, eventsCarrier: carrier, answerMsMax });
       return await app.fetch(requestOf(event));
     } catch (error) {
       const requestId = ids.ulid();
@@ -35,7 +37,7 @@ function front(carrier: EventsCarrier): (event: unknown, context?: Context) => P
   };
 }
 
-const whole = front(bufferedEvents);
+const whole = front(bufferedEvents, bufferedAnswerMsMax);
 
 export async function handler(event: unknown, context?: Context): Promise<ProxyResponse> {
   return proxyResponse(await whole(event, context));

@@ -44,17 +44,24 @@ function sorted(side: Side, findings: readonly Finding[], accept: ReadonlySet<st
 
 const verdict = (found: Found) => ({ ...found, allowed: found.blockers.length === 0 && found.risks.length === 0 });
 
-/** Asks one host; silence is a blocker, never an answer (I2). */
-async function ask(ports: Ports, host: HostRecord, side: Side, query: Query) {
-  const answer = await ports.sockets.query(host.id, query, checkWaitMs);
+/** Asks one host; silence is a blocker, never an answer (I2). `untilMs`: Unix time by which the whole check has to be answered. */
+async function ask(ports: Ports, host: HostRecord, side: Side, query: Query, untilMs: number) {
+  const waitMs = Math.min(checkWaitMs, untilMs - Date.parse(ports.clock.now()));
+  const answer = waitMs <= 0 ? null : await ports.sockets.query(host.id, query, waitMs);
   if (answer === null)
     return {
       body: null,
       found: blocking(side, [
         {
           code: "host.offline",
-          cause: `The ${side} ${host.name} did not answer within ${checkWaitMs / 1000} s.`,
-          action: `Look at the shim on ${host.name} (journalctl -u vmferry-shim).`,
+          cause:
+            waitMs <= 0
+              ? `The ${side} ${host.name} was not asked: others took all the time that this answer may take.`
+              : `The ${side} ${host.name} did not answer within ${waitMs / 1000} s.`,
+          action:
+            waitMs <= 0
+              ? `Check it alone: vmferry check DOMAIN --to ${host.name}.`
+              : `Look at the shim on ${host.name} (journalctl -u vmferry-shim).`,
           retry: "safe",
         },
       ]),
@@ -65,12 +72,13 @@ async function ask(ports: Ports, host: HostRecord, side: Side, query: Query) {
   return { body: answer.body, found: nothing() };
 }
 
-/** Runs a check of a placed domain. `destination` null: every other host. */
+/** Runs a check of a placed domain. `destination` null: every other host. `untilMs` as in `ask`. */
 export async function runCheck(
   ports: Ports,
   placed: Placed,
   destination: HostRecord | null,
   accepted: readonly string[],
+  untilMs = Number.POSITIVE_INFINITY,
 ): Promise<Check> {
   const { domain, host: source } = placed;
   const accept = new Set(accepted);
@@ -81,7 +89,7 @@ export async function runCheck(
   let facts: Blob | null = null;
   let carries: Check["carries"] = null;
   if (sourceFound.blockers.every(({ code }) => code === "domain.busy")) {
-    const asked = await ask(ports, source, "source", { kind: "inspectSource", domain: ref });
+    const asked = await ask(ports, source, "source", { kind: "inspectSource", domain: ref }, untilMs);
     sourceFound = plus(sourceFound, asked.found);
     if (asked.body?.kind === "inspectSource") {
       facts = asked.body.facts;
@@ -98,7 +106,7 @@ export async function runCheck(
       ...(await Promise.all(
         candidates.slice(start, start + checkHostsAtOnce).map(async (candidate) => ({
           host: candidate.name,
-          ...verdict(await inspectDestination(ports, { source, candidate, ref, facts, accept })),
+          ...verdict(await inspectDestination(ports, { source, candidate, ref, facts, accept, untilMs })),
         })),
       )),
     );
@@ -125,9 +133,10 @@ async function inspectDestination(
     ref: { uuid: string; name: string };
     facts: Blob | null;
     accept: ReadonlySet<string>;
+    untilMs: number;
   },
 ): Promise<Found> {
-  const { source, candidate, ref, facts, accept } = want;
+  const { source, candidate, ref, facts, accept, untilMs } = want;
   const found = blocking("destination", [
     ...pairRefusals(source, candidate),
     ...hostRefusals(candidate, "destination", ports),
@@ -136,8 +145,8 @@ async function inspectDestination(
   const askable = found.blockers.every(({ code }) => code === "host.cordoned");
   if (!askable || facts === null) return found;
   const [asked, parted] = await Promise.all([
-    ask(ports, candidate, "destination", { kind: "inspectDestination", domain: ref, facts }),
-    partedRefusal(ports, source, candidate),
+    ask(ports, candidate, "destination", { kind: "inspectDestination", domain: ref, facts }, untilMs),
+    partedRefusal(ports, source, candidate, untilMs),
   ]);
   const both = plus(found, blocking("source", parted === null ? [] : [parted]));
   if (asked.body?.kind !== "inspectDestination") return plus(both, asked.found);
@@ -152,11 +161,14 @@ export async function partedRefusal(
   ports: Ports,
   source: HostRecord,
   destination: HostRecord,
+  untilMs = Number.POSITIVE_INFINITY,
 ): Promise<FaultBody | null> {
   const address = destination.facts?.peer;
   if (address == null) return null;
   const peer = { hostId: destination.id, name: destination.name, publicKey: destination.publicKey, address };
-  const answer = await ports.sockets.query(source.id, { kind: "reachPeer", peer }, checkWaitMs);
+  const waitMs = Math.min(checkWaitMs, untilMs - Date.parse(ports.clock.now()));
+  if (waitMs <= 0) return null;
+  const answer = await ports.sockets.query(source.id, { kind: "reachPeer", peer }, waitMs);
   return answer === null || answer.ok ? null : answer.fault;
 }
 

@@ -12,7 +12,7 @@ import { type Route, route } from "./route.ts";
 /** Codes of risks to accept. A code that is not known is a typing mistake and refused; a blocker's code accepts nothing. */
 export const acceptSchema = z._default(z.array(z.enum(faultCodes)).check(z.maxLength(acceptMax)), []);
 
-export function checkRoutes({ ports }: AppDeps): Route[] {
+export function checkRoutes({ ports, answerMsMax }: AppDeps): Route[] {
   return [
     route({
       method: "POST",
@@ -31,10 +31,11 @@ export function checkRoutes({ ports }: AppDeps): Route[] {
       reply: { status: 200, description: "What was found, allowed or not", schema: checkSchema },
       faults: ["host.absent", "domain.absent", "domain.notUnique"],
       async handle({ body }) {
+        const untilMs = Date.parse(ports.clock.now()) + (answerMsMax ?? Number.POSITIVE_INFINITY);
         const source = body.source === undefined ? null : await hostNamed(ports, body.source);
         const destination = body.destination === undefined ? null : await hostNamed(ports, body.destination);
         const placed = await placeDomain(ports, body.domain, source);
-        return { value: await runCheck(ports, placed, destination, body.accept) };
+        return { value: await runCheck(ports, placed, destination, body.accept, untilMs) };
       },
     }),
   ];

@@ -43,6 +43,8 @@ export interface AppDeps {
   storeMetrics?: (() => string) | undefined;
   /** How long an event stream waits for the feed before it looks into the store and says it is alive. */
   eventsIdleMs?: number | undefined;
+  /** What carries our answers gives up after this; absent: it waits as long as it takes. */
+  answerMsMax?: number | undefined;
   /** How what carries our answers bounds an event stream; absent: not at all. */
   eventsCarrier?: EventsCarrier | undefined;
   /** Where shims connect and who speaks first; absent: beside this API, and we do. */

@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
 import * as z from "zod/mini";
+import { runCheck } from "#functions/http/check";
 import { type Check, checkSchema } from "#functions/http/check-resource";
 import { domainDetailSchema, domainSchema, hostDetailSchema, hostSchema } from "#functions/http/host-resource";
+import type { Ports } from "#functions/ports";
 import type { Finding } from "#protocol/fault";
 import { domainNamed, factsOf, hostId, type MemoryFleet, memoryFleet, refusal, webUuid } from "#test/fake/memory-fleet";
 
@@ -195,6 +197,33 @@ describe("checks", () => {
     fleet.scriptInspections(1, 2, { destination: [finding("blocker", "destination.cpu")] });
     const result = await check({ ...asked, accept: ["destination.cpu"] });
     assert.deepEqual([result.allowed, codes(result.blockers)], [false, ["destination.cpu destination"]]);
+  });
+
+  test("end in time where the answer has to: whoever is left is named as not asked, never as silent", async () => {
+    for (let index = 3; index <= 12; index += 1) await fleet.addHost(index);
+    fleet.scriptInspections(1, 2, {});
+    const waits = new Map<string, number>();
+    const slow: Ports["sockets"] = {
+      ...fleet.ports.sockets,
+      async query(id, query, waitMs) {
+        waits.set(id, waitMs);
+        const answer = await fleet.ports.sockets.query(id, query, waitMs);
+        // One in each round of eight says nothing.
+        if (id === hostId(3) || id === hostId(10)) fleet.pass(waitMs);
+        return answer;
+      },
+    };
+    const host = await fleet.ports.hosts.byName("host1");
+    assert.ok(host);
+    const untilMs = Date.parse(fleet.ports.clock.now()) + 24_000;
+    const placed = { domain: { ...domainNamed("web"), hostId: host.id }, host };
+    const { destinations } = await runCheck({ ...fleet.ports, sockets: slow }, placed, null, [], untilMs);
+    assert.deepEqual([waits.get(hostId(3)), waits.get(hostId(10))], [20_000, 4_000]);
+    assert.ok(Date.parse(fleet.ports.clock.now()) <= untilMs);
+    assert.equal(destinations.find((each) => each.host === "host2")?.allowed, true);
+    waits.clear();
+    await runCheck({ ...fleet.ports, sockets: slow }, placed, null, [], Date.parse(fleet.ports.clock.now()));
+    assert.equal(waits.size, 0);
   });
 
   test("name every refusal of the records as blockers of a 200, and ask nobody in vain", async () => {
