@@ -1,7 +1,7 @@
 /**
  * The door of clients and of shims that ask where to connect. By default an HTTP API of API Gateway, which buffers: a
  * stream of events ends within 29 s there and is resumed. `VMFERRY_DOOR=function-url` takes the function's own address,
- * which streams for up to 15 min; a watcher then pays for a function that waits. Either is open to the internet; the
+ * which streams; a watcher then pays for a function that waits. Either is open to the internet; the
  * functions ask for a token themselves.
  */
 import { createDomain } from "./domain.ts";
@@ -13,7 +13,7 @@ import type { Settings } from "./stage.ts";
 /** Of the account's 10,000 requests a second, clients may take this many; a stray loop must not starve the shims. */
 const throttle = { throttlingRateLimit: 500, throttlingBurstLimit: 250 };
 
-/** The longest that Lambda lets a function live. functions/entry/lambda-http.ts ends a stream a minute before. */
+/** The longest that Lambda lets a function live. functions/entry/lambda-http.ts ends a stream long before, and a client resumes it. */
 const streamSeconds = 900;
 
 type Input = Pick<FunctionInput, "stage" | "storage" | "secrets"> & { settings: Settings; sockets: Sockets };

@@ -13,8 +13,11 @@ import { ids } from "./runtime-ports.ts";
 const bufferedEvents: EventsCarrier = { delivers: "whole", msMax: 20_000 };
 /** Of the same 29 s: what asks hosts one after the other ends in time with what it knows. */
 const bufferedAnswerMsMax = 24_000;
-/** A Lambda lives for 15 min at most; the client resumes. */
-const streamedEvents: EventsCarrier = { delivers: "events", msMax: 14 * 60_000 };
+/**
+ * Lambda tells nobody that a client has left, and runs and bills on to the end of the stream (AWS: response streaming): a watcher who
+ * left holds one of the account's executions for no longer than this. Those who stay resume at once.
+ */
+const streamedEvents: EventsCarrier = { delivers: "events", msMax: 2 * 60_000 };
 
 interface Context {
   awsRequestId?: string;

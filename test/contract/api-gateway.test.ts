@@ -402,6 +402,23 @@ describe("sockets on API Gateway", { timeout: 120_000 }, () => {
       await other.leave();
     });
 
+    test("an answer that came is told, whether its question could be taken away or not", async () => {
+      const hostId = await lab.newHost();
+      const shim = await lab.connect(hostId);
+      const { links, ports } = lab.wire();
+      links.withdraw = () => Promise.reject(new Error("throttled"));
+      const asked = ports.sockets.query(
+        hostId,
+        { kind: "describeDomain", domain: { uuid: uuid(), name: "web" } },
+        5_000,
+      );
+      const query = await shim.next("query");
+      assert.ok(query.type === "query");
+      await shim.answer(query.queryId, answerOf("heard"));
+      assert.deepEqual(await asked, answerOf("heard"));
+      await shim.leave();
+    });
+
     test("a removed host has no power by the socket that is left, nor one that was enrolled anew", async () => {
       const hostId = await lab.newHost();
       const shim = await lab.connect(hostId);
