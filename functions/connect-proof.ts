@@ -6,7 +6,7 @@
 import type { FaultBody } from "#protocol/fault";
 import { type ConnectProof, connectMsMax, connectSignedText, parseConnectProof } from "#protocol/identity";
 import type { HostRecord, Ports } from "./ports.ts";
-import { proves } from "./session.ts";
+import { enrolAgain, proves } from "./session.ts";
 
 export type CheckedProof = { ok: true; host: HostRecord; proof: ConnectProof } | { ok: false; fault: FaultBody };
 
@@ -14,8 +14,6 @@ const refused = (cause: string, action: string, retry: FaultBody["retry"] = "per
   ok: false,
   fault: { code: "shim.unauthorised", cause, action, retry },
 });
-
-const enrolAgain = "Enrol it again with a join token: vmferry join-token create, then vmferry shim --join TOKEN.";
 
 /**
  * Checks the text of the header `connectHeader`; undefined or null: it was not sent. `hostId` is whom the request itself names,

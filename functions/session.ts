@@ -36,6 +36,11 @@ export interface Reaction {
   close: { code: number; reason: string } | null;
 }
 
+/** The next step of a host that is not, or not any more, who it says. A shim that has an identity takes no token, so that goes first; its key
+ *  and its journals stay, for a journal may hold the only copy of a snapshot's record (I3). */
+export const enrolAgain =
+  "Enrol it again: move host.json out of the shim's state directory (/var/lib/vmferry-shim) and leave the rest there; vmferry join-token create; vmferry shim --join TOKEN.";
+
 /** Application close codes of the socket. */
 export const closeCodes = { refused: 4403, malformed: 4400, replaced: 4001 } as const;
 
@@ -127,7 +132,7 @@ async function hello(
         host === null
           ? "This host is not enrolled here, or was removed."
           : "The signature is not of the key that this host enrolled with.",
-      action: "Enrol it again with a join token: vmferry join-token create, then vmferry shim --join TOKEN.",
+      action: enrolAgain,
       retry: "person",
     });
   await ports.hosts.seen(host.id, {

@@ -15,7 +15,7 @@ import type { DownMessage, UpMessage } from "#protocol/message";
 import { checkConnectProof } from "../connect-proof.ts";
 import type { Inventory, Link, LinkStore, Ports } from "../ports.ts";
 import type { Runner } from "../runner.ts";
-import { type Reaction, receive, type Session } from "../session.ts";
+import { enrolAgain, type Reaction, receive, type Session } from "../session.ts";
 import type { ApiGatewayCallbacks } from "./api-gateway-callbacks.ts";
 
 /** A connection's record outlives the connection by this: the carrier's clock and the cut itself are not to the millisecond. */
@@ -173,7 +173,7 @@ async function heard(parts: SocketHandlerParts, link: Link, message: UpMessage, 
         host === null
           ? "This host is not enrolled here, or was removed."
           : "This host was enrolled anew with another key since this socket was opened.",
-      action: "Enrol it again with a join token: vmferry join-token create, then vmferry shim --join TOKEN.",
+      action: enrolAgain,
       retry: "person",
     });
     return;

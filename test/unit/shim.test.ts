@@ -1,10 +1,11 @@
 /** The shim as a whole against a fake control plane and no libvirt: enrolment, sessions, a second start, a clean end. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { enrolAgain } from "#functions/session";
 import type { Command } from "#protocol/command";
 import { parseShimArguments } from "#shim/command-line";
 import { runShim, type ShimOptions } from "#shim/main";
@@ -106,6 +107,27 @@ describe("shim", () => {
     await second.says(/connected as alpha/);
     assert.equal(enrolments, 0);
     assert.equal(await second.stop(), 0);
+  });
+
+  test("a host that was removed is enrolled again as its refusal says: host.json moved away, key and journals kept", async () => {
+    const first = start();
+    await first.says(/connected/);
+    const [before] = [...plane.hosts.entries()];
+    assert.equal(await first.stop(), 0);
+    plane.hosts.clear();
+    // With its old identity no token helps: it is not even looked at.
+    const second = start();
+    await second.says(/shim\.unauthorised/);
+    assert.equal(plane.hosts.size, 0);
+    await second.stop();
+    assert.match(enrolAgain, /host\.json/);
+    await rename(join(state, "host.json"), join(state, "host.json.old"));
+    const third = start();
+    await third.says(/connected as alpha/);
+    const [after] = [...plane.hosts.entries()];
+    assert.ok(before && after);
+    assert.equal(after[1].publicKey, before[1].publicKey, "the key is kept");
+    assert.equal(await third.stop(), 0);
   });
 
   test("an enrolment whose answer was lost is repeated with the same key", async () => {
