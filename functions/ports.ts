@@ -234,6 +234,8 @@ export interface LinkStore {
     hostId: string,
     said: { atMs: number; full: boolean; uuids: readonly string[] },
   ): Promise<{ except: readonly string[] | "all" } | "disordered">;
+  /** Whether a change was given leave that was said after `atMs`; asked when a complete list is stored, for leave is not the writing itself. */
+  changedSince(hostId: string, atMs: number): Promise<boolean>;
 }
 export type Inventory = Extract<UpMessage, { type: "inventory" }>;
 

@@ -179,9 +179,9 @@ async function heard(parts: SocketHandlerParts, link: Link, message: UpMessage, 
     return;
   }
   if (message.type === "heartbeat" && link.session !== null) await reached(links, link);
-  const whole =
-    message.type === "inventory" && link.session !== null ? await ordered(links, hostId, message, atMs) : message;
-  if (whole === null) return;
+  const leave =
+    message.type === "inventory" && link.session !== null ? await ordered(links, hostId, message, atMs) : null;
+  if (leave === null && message.type === "inventory" && link.session !== null) return;
   const session: Session = {
     hostId,
     nonce: link.nonce,
@@ -189,10 +189,12 @@ async function heard(parts: SocketHandlerParts, link: Link, message: UpMessage, 
     session: link.session,
   };
   const share = renewShareMin + (renewShareMax - renewShareMin) * (parts.random ?? Math.random)();
-  const reaction = await receive(ports, runner, session, whole, {
+  const reaction = await receive(ports, runner, session, leave?.list ?? message, {
     renewAfterMs: Math.round(parts.lifeMs * share),
     progressMs: parts.progressMs,
   });
+  // What a complete list does not name is taken away, item by item: a change that got leave meanwhile may have gone with it.
+  if (leave?.list.full === true && (await links.changedSince(hostId, leave.atMs))) throw disordered();
   if (reaction.close !== null) {
     await postAll(parts, link, reaction.replies);
     await end(parts, link);
@@ -236,7 +238,12 @@ async function reached(links: LinkStore, link: Link): Promise<void> {
 }
 
 /** The list or the change that may be stored now; null: nothing yet, or nothing any more. */
-async function ordered(links: LinkStore, hostId: string, part: Inventory, partAtMs: number): Promise<Inventory | null> {
+async function ordered(
+  links: LinkStore,
+  hostId: string,
+  part: Inventory,
+  partAtMs: number,
+): Promise<{ list: Inventory; atMs: number } | null> {
   const isWhole = part.full && part.last;
   const { series } = part;
   const inParts =
@@ -248,21 +255,20 @@ async function ordered(links: LinkStore, hostId: string, part: Inventory, partAt
   const list: Inventory = inParts || isWhole ? collected.list : { ...collected.list, full: false };
   const uuids = [...list.domains.map((domain) => domain.uuid), ...list.gone];
   const order = await links.orderInventory(hostId, { atMs, full: list.full, uuids });
-  if (order === "disordered")
-    throw new Fault({
-      code: "request.conflict",
-      cause: "A complete list of domains came after changes that were made since.",
-      action: "The socket is closed; the shim says everything anew.",
-      retry: "safe",
-    });
+  if (order === "disordered") throw disordered();
   if (order.except === "all") return null;
   const except = new Set(order.except);
-  return {
-    ...list,
-    domains: list.domains.filter((domain) => !except.has(domain.uuid)),
-    gone: list.gone.filter((uuid) => !except.has(uuid)),
-  };
+  const domains = list.domains.filter((domain) => !except.has(domain.uuid));
+  return { list: { ...list, domains, gone: list.gone.filter((uuid) => !except.has(uuid)) }, atMs };
 }
+
+const disordered = () =>
+  new Fault({
+    code: "request.conflict",
+    cause: "A complete list of domains came after changes that were made since.",
+    action: "The socket is closed; the shim says everything anew.",
+    retry: "safe",
+  });
 
 /** In order; false when one did not leave. Those after it are left out: every one of them is said again. */
 async function postAll(

@@ -287,4 +287,11 @@ export class DynamoLinks implements LinkStore {
     }
     return "disordered";
   }
+
+  async changedSince(hostId: string, atMs: number): Promise<boolean> {
+    const what = `the order of what host ${hostId} said`;
+    const item = await this.#table.get(what, hostKey(hostId, "ORDER"));
+    if (item === null) return false;
+    return jsonOf(what, changesSchema, item, "changes").some(([, saidAtMs]) => saidAtMs > atMs);
+  }
 }

@@ -1,6 +1,7 @@
 /** What a host says of its domains, in messages that API Gateway hands over side by side and in any order. */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { createSocketHandler } from "#functions/socket/api-gateway-handler";
 import type { GatewayEvent } from "#lab/api-gateway";
 import type { InventoryDomain, UpMessage } from "#protocol/message";
 import { openGatewayLab } from "./api-gateway-lab.ts";
@@ -123,5 +124,35 @@ describe("inventory over API Gateway", { timeout: 120_000 }, () => {
     await lab.settled();
     lab.gateway.before = null;
     assert.deepEqual(await namesOf(hostId), [changed.uuid]);
+  });
+
+  test("a change that is stored while a complete list is being stored is not lost with it", async () => {
+    const hostId = await lab.newHost();
+    const shim = await lab.connect(hostId);
+    const born = domain();
+    const atMs = Date.now();
+    const wiring = lab.wire();
+    const { hosts } = wiring.ports;
+    const event = (afterMs: number, message: UpMessage) => ({
+      type: "message" as const,
+      connectionId: shim.connectionId,
+      atMs: atMs + afterMs,
+      text: JSON.stringify(message),
+    });
+    // The list has got its leave and is not written yet when the change comes and goes through.
+    hosts.putInventory = async (id, change) => {
+      const { putInventory } = Object.getPrototypeOf(hosts) as typeof hosts;
+      hosts.putInventory = putInventory;
+      await createSocketHandler(wiring)(
+        event(1_000, { type: "inventory", full: false, last: true, domains: [born], gone: [] }),
+      );
+      assert.deepEqual(await namesOf(hostId), [born.uuid]);
+      return hosts.putInventory(id, change);
+    };
+    await createSocketHandler(wiring)(event(0, { type: "inventory", full: true, last: true, domains: [], gone: [] }));
+    assert.equal((await shim.closed).code, 1000, "everything is said anew");
+    // Its end was told and taken note of.
+    await until(async () => (await lab.wire().links.byConnection(shim.connectionId)) === null);
+    await lab.settled();
   });
 });
