@@ -17,10 +17,10 @@ const refused = (cause: string, action: string, retry: FaultBody["retry"] = "per
 
 /**
  * Checks the text of the header `connectHeader`; undefined or null: it was not sent. `hostId` is whom the request itself names,
- * where it names somebody. Never throws for what a caller sent; a store that fails throws as it does.
+ * where it names somebody; `socket` is the address that the door tells. Never throws for what a caller sent; a store that fails throws as it does.
  */
 export async function checkConnectProof(
-  { hosts, clock }: { hosts: Pick<Ports["hosts"], "byId">; clock: Ports["clock"] },
+  { hosts, clock, socket }: { hosts: Pick<Ports["hosts"], "byId">; clock: Ports["clock"]; socket: string },
   header: string | null | undefined,
   hostId?: string | null,
 ): Promise<CheckedProof> {
@@ -39,7 +39,10 @@ export async function checkConnectProof(
     );
   const host = await hosts.byId(proof.hostId);
   if (host === null) return refused("This host is not enrolled here, or was removed.", enrolAgain);
-  if (!(await proves(host.publicKey, connectSignedText(proof), proof.signature)))
-    return refused("The signature is not of the key that this host enrolled with.", enrolAgain);
+  if (!(await proves(host.publicKey, connectSignedText({ ...proof, socket }), proof.signature)))
+    return refused(
+      "The signature is not of the key that this host enrolled with, or was made for another address.",
+      enrolAgain,
+    );
   return { ok: true, host, proof };
 }

@@ -4,7 +4,8 @@
  * - C1: `runConnection` resolves with an outcome and never rejects; the supervisor's loop is a switch over it.
  * - C2: every state owns its timers; leaving it ends them. Nothing of one attempt can touch another.
  * - C3: a peer that says nothing, not even a pong, for two heartbeats is dead, whatever its TCP connection looks like. Where nobody promised that
- *   pings are answered (a socket that was proved in its request: API Gateway), this holds from the first pong on; until then TCP's own keep-alive tells.
+ *   pings are answered (a socket that was proved in its request: API Gateway), it holds from the first pong on, and who gives none is asked in words,
+ *   "ping", every few heartbeats: that costs a message each time, and TCP alone would take a quarter of an hour to tell.
  * - C4: nothing is sent before welcome but the hello, and nothing at all once the session has ended.
  * - C5: a message that cannot be decoded ends a session that is not open yet, and is passed over with a log line in one
  *   that is: dropping the socket would only bring it back again.
@@ -91,6 +92,8 @@ class Attempt {
   #state: State = { at: "closed" };
   #greeted = false;
   #pongs = 0;
+  #beats = 0;
+  #spokenPongs = 0;
 
   constructor(parts: ConnectionParts, resolve: (outcome: ConnectionOutcome) => void) {
     this.#parts = parts;
@@ -142,6 +145,10 @@ class Attempt {
   #receive(data: RawData, binary: boolean): void {
     if (this.#state.at === "closed") return;
     this.#heard();
+    if (!binary && data.toString() === "pong") {
+      this.#spokenPongs += 1;
+      return;
+    }
     let message: DownMessage;
     try {
       if (binary) throw new TypeError("a binary message, where only text is expected");
@@ -209,8 +216,11 @@ class Attempt {
   #beat(everyMs: number): void {
     if (this.#state.at !== "serving") return;
     const silentMs = this.#parts.clock.monotonicMs() - this.#state.heardMs;
+    this.#beats += 1;
     const isTelling = this.#parts.dial.nonce === null || this.#pongs > 0;
-    if (isTelling && silentMs >= 2 * everyMs) this.#lost(`the control plane was silent for ${Math.round(silentMs)} ms`);
+    if (!isTelling && this.#beats % spokenBeats === 0) this.#socket.send("ping");
+    const silentMax = isTelling ? 2 : this.#spokenPongs > 0 ? 2 * spokenBeats : Number.POSITIVE_INFINITY;
+    if (silentMs >= silentMax * everyMs) this.#lost(`the control plane was silent for ${Math.round(silentMs)} ms`);
     else this.#socket.ping();
   }
 
@@ -276,6 +286,9 @@ class Attempt {
     this.#resolve(outcome);
   }
 }
+
+/** Heartbeats between two pings in words; twice as many without any answer, and the peer is dead. */
+const spokenBeats = 4;
 
 /** Silence after which the system begins to probe the line. */
 const keepAliveMs = 15_000;

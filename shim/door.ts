@@ -9,6 +9,7 @@ import { randomBytes } from "node:crypto";
 import * as z from "zod/mini";
 import { type FaultBody, faultCodes } from "#protocol/fault";
 import {
+  type ConnectClaim,
   type ConnectProof,
   connectHeader,
   type Door,
@@ -32,7 +33,7 @@ export interface DoorParts {
   origin: URL;
   hostId: string;
   /** Signs a connect proof, base64url. */
-  signConnect(proof: Omit<ConnectProof, "signature">): string;
+  signConnect(claim: ConnectClaim): string;
   clock: Pick<Clock, "monotonicMs">;
   signal: AbortSignal;
 }
@@ -92,7 +93,7 @@ export class ControlPlaneDoor {
     const { hostId, clock, signConnect } = this.#parts;
     const atMs = Math.round(door.atMs + clock.monotonicMs() - atMonotonicMs);
     const proof = { hostId, atMs, nonce: randomBytes(nonceBytes).toString("base64url") };
-    return { ...proof, signature: signConnect(proof) };
+    return { ...proof, signature: signConnect({ ...proof, socket: door.socket ?? "" }) };
   }
 
   async #asked(): Promise<{ door: Door; atMonotonicMs: number }> {

@@ -10,7 +10,7 @@ import { Readable } from "node:stream";
 import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
 import { Fault, faultCodes } from "#protocol/fault";
-import { type ConnectProof, connectSignedText, enrolmentPath, helloSignedText, hostIdSchema } from "#protocol/identity";
+import { type ConnectClaim, connectSignedText, enrolmentPath, helloSignedText, hostIdSchema } from "#protocol/identity";
 import { publicKeySchema } from "#protocol/signed";
 import { replaceFile } from "./durable-file.ts";
 import { HttpBrokenError, httpCall, readText } from "./http-request.ts";
@@ -88,8 +88,8 @@ export class Identity {
   }
 
   /** The signature of a connect proof, base64url. */
-  signConnect(proof: Omit<ConnectProof, "signature">): string {
-    return sign(null, Buffer.from(connectSignedText(proof), "utf8"), this.#key).toString("base64url");
+  signConnect(claim: ConnectClaim): string {
+    return sign(null, Buffer.from(connectSignedText(claim), "utf8"), this.#key).toString("base64url");
   }
 }
 

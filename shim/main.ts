@@ -165,7 +165,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     const door = new ControlPlaneDoor({
       origin,
       hostId: identity.hostId,
-      signConnect: (proof) => identity.signConnect(proof),
+      signConnect: (claim) => identity.signConnect(claim),
       clock,
       signal: stop.signal,
     });

@@ -89,6 +89,8 @@ export interface AwsWiring {
   reconciler: Reconciler;
   links: LinkStore;
   callbacks: ApiGatewayCallbacks;
+  /** Where shims connect. */
+  socketUrl: string;
   /** How long the carrier lets a connection live. */
   lifeMs: number;
   progressMs: number;
@@ -173,6 +175,7 @@ function wired(env: AwsEnv): AwsWiring {
     reconciler: createReconciler(ports),
     links,
     callbacks: sockets.callbacks,
+    socketUrl: env.SOCKET_URL,
     lifeMs: env.CONNECTION_LIFE_MS,
     progressMs: env.PROGRESS_MS,
     deps: {

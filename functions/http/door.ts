@@ -30,7 +30,7 @@ export function doorRoutes({ ports, door = besideApi }: AppDeps): Route[] {
       async handle({ query, context }) {
         const header = context.req.header(connectHeader);
         if (header !== undefined) {
-          const checked = await checkConnectProof(ports, header, query.host);
+          const checked = await checkConnectProof({ ...ports, socket: door.socket ?? "" }, header, query.host);
           if (!checked.ok) throw new Fault(checked.fault);
         }
         return { value: { ...door, atMs: Date.parse(ports.clock.now()) } };

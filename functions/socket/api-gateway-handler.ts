@@ -51,6 +51,8 @@ export interface SocketHandlerParts {
   runner: Runner;
   links: LinkStore;
   callbacks: ApiGatewayCallbacks;
+  /** Where shims connect, as the door tells it: their proofs are made for it. */
+  socketUrl: string;
   /** How long the carrier lets a connection live (API Gateway: 2 h). */
   lifeMs: number;
   /** Progress is worth a message no more often than this. */
@@ -77,11 +79,11 @@ export function createSocketHandler(parts: SocketHandlerParts): (event: SocketEv
 const ok: SocketReply = { statusCode: 200 };
 
 async function connected(
-  { ports, links, lifeMs }: SocketHandlerParts,
+  { ports, links, lifeMs, socketUrl }: SocketHandlerParts,
   event: Extract<SocketEvent, { type: "connect" }>,
 ): Promise<SocketReply> {
   const { connectionId, connectedAtMs } = event;
-  const checked = await checkConnectProof(ports, event.proof, event.hostId);
+  const checked = await checkConnectProof({ ...ports, socket: socketUrl }, event.proof, event.hostId);
   if (!checked.ok) {
     // Anybody can knock: only what has the form of an id is written down, at its length.
     const named = hostIdSchema.safeParse(event.hostId);

@@ -32,9 +32,15 @@ export const connectHeader = "x-vmferry-connect";
 /** How long a connect proof holds: a slow dial and a retry of it, no more. */
 export const connectMsMax = 2 * 60_000;
 
+/** What a connect proof is about: made for one socket's address, so that whoever else is dialled cannot use it there. */
+export type ConnectClaim = Omit<ConnectProof, "signature"> & {
+  /** As the door named it; empty: the one beside the door. */
+  socket: string;
+};
+
 /** The exact text that a connect proof signs; the prefix keeps it apart from a hello. */
-export function connectSignedText({ hostId, atMs, nonce }: Omit<ConnectProof, "signature">): string {
-  return `vmferry connect 1\n${hostId}\n${atMs}\n${nonce}`;
+export function connectSignedText({ hostId, atMs, nonce, socket }: ConnectClaim): string {
+  return `vmferry connect 1\n${hostId}\n${atMs}\n${nonce}\n${socket}`;
 }
 
 const connectPattern = /^1 (h_[0-9A-HJKMNP-TV-Z]{26}) (\d{13}) ([A-Za-z0-9_-]{43}) ([A-Za-z0-9_-]{86})$/;

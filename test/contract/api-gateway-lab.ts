@@ -30,6 +30,8 @@ export interface Proofs {
   key?: KeyObject;
   atMs?: number;
   nonce?: string;
+  /** The address that it is made for. */
+  socket?: string;
   /** The header as it is; null: none. */
   header?: string | null;
 }
@@ -123,7 +125,7 @@ export async function openGatewayLab() {
       atMs: proofs.atMs ?? Date.now(),
       nonce: proofs.nonce ?? randomBytes(32).toString("base64url"),
     };
-    const text = Buffer.from(connectSignedText(proof));
+    const text = Buffer.from(connectSignedText({ ...proof, socket: proofs.socket ?? gateway.url }));
     const signature = sign(null, text, proofs.key ?? keyOf(hostId)).toString("base64url");
     return formatConnectProof({ ...proof, signature });
   }

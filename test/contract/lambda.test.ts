@@ -172,7 +172,11 @@ for (const mode of ["warm", "cold"] as const)
         assert.deepEqual([door.socket, door.hello], [socketUrl, "connect"]);
         const proofAt = (atMs: number) => {
           const proof = { hostId, atMs, nonce: "n".repeat(43) };
-          const signature = sign(null, Buffer.from(connectSignedText(proof)), privateKey).toString("base64url");
+          const signature = sign(
+            null,
+            Buffer.from(connectSignedText({ ...proof, socket: socketUrl })),
+            privateKey,
+          ).toString("base64url");
           return { [connectHeader]: formatConnectProof({ ...proof, signature }) };
         };
         const path = `/v1/shim-door?host=${hostId}`;

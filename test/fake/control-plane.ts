@@ -39,6 +39,8 @@ export interface Decisions {
   onConnect?(proof: ConnectProof): number | null;
   /** More of the welcome. */
   welcome?: { renewAfterMs?: number; progressMs?: number };
+  /** "ping" as a text is answered "pong", as the real ones do. */
+  answersSpokenPings?: boolean;
   heartbeatMs?: number;
   /** Told at enrolment and in every welcome. */
   controlKey?: string;
@@ -77,6 +79,7 @@ export class FakeControlPlane {
   readonly bucketRequests: { method: string; key: string; headers: IncomingMessage["headers"] }[] = [];
   readonly hosts = new Map<string, { name: string; publicKey: string }>();
   doorRequests = 0;
+  spokenPings = 0;
   decide: Decisions;
   readonly #server: Server;
   readonly #sockets = new WebSocketServer({ noServer: true });
@@ -159,12 +162,17 @@ export class FakeControlPlane {
     return said !== undefined && "hello" in said && said.hello === "connect";
   }
 
+  #socketAddress(): string {
+    const said = this.decide.door?.(null);
+    return said !== undefined && "socket" in said ? (said.socket ?? "") : "";
+  }
+
   #proofOf(request: IncomingMessage, hostId: string): ConnectProof | null {
     const proof = parseConnectProof(String(request.headers[connectHeader] ?? ""));
     const host = this.hosts.get(hostId);
     if (proof === null || host === undefined || proof.hostId !== hostId) return null;
     const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x: host.publicKey }, format: "jwk" });
-    const text = Buffer.from(connectSignedText(proof));
+    const text = Buffer.from(connectSignedText({ ...proof, socket: this.#socketAddress() }));
     return verify(null, text, key, Buffer.from(proof.signature, "base64url")) ? proof : null;
   }
 
@@ -174,6 +182,12 @@ export class FakeControlPlane {
     accepted.on("error", () => {});
     accepted.on("close", () => this.#changed());
     accepted.on("message", (data) => {
+      if (data.toString() === "ping") {
+        this.spokenPings += 1;
+        if (this.decide.answersSpokenPings === true) socket.raw("pong");
+        this.#changed();
+        return;
+      }
       const message = decodeUp(data.toString());
       socket.messages.push(message);
       this.messages.push(message);

@@ -24,14 +24,18 @@ const host: HostRecord = {
   facts: null,
 };
 
+const socket = "wss://sockets.example/live";
 const world = {
+  socket,
   hosts: { byId: async (id: string) => (id === hostId ? host : null) },
   clock: { now: () => new Date(nowMs).toISOString() },
 };
 
-function headerOf(change: Partial<Omit<ConnectProof, "signature">> = {}, key = privateKey): string {
+function headerOf(change: Partial<Omit<ConnectProof, "signature">> = {}, key = privateKey, dialled = socket): string {
   const proof = { hostId, atMs: nowMs, nonce, ...change };
-  const signature = sign(null, Buffer.from(connectSignedText(proof)), key).toString("base64url");
+  const signature = sign(null, Buffer.from(connectSignedText({ ...proof, socket: dialled })), key).toString(
+    "base64url",
+  );
   return formatConnectProof({ ...proof, signature });
 }
 
@@ -81,5 +85,9 @@ describe("a connect proof", () => {
   test("signed by another key, or over other words", async () => {
     assert.match(await causeOf(headerOf({}, generateKeyPairSync("ed25519").privateKey)), /signature/);
     assert.match(await causeOf(headerOf().replace(nonce, "m".repeat(43))), /signature/);
+  });
+
+  test("one that was made for another address is worthless here: whoever relays it gains nothing", async () => {
+    assert.match(await causeOf(headerOf({}, privateKey, "wss://relay.example/live")), /made for another address/);
   });
 });

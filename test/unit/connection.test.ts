@@ -179,22 +179,25 @@ describe("opening", () => {
   });
 });
 
+function provedDial(plane: FakeControlPlane): ConnectionParts["dial"] {
+  const proof = { hostId, atMs: Date.now(), nonce: "n".repeat(43) };
+  const signature = sign(null, Buffer.from(connectSignedText({ ...proof, socket: "" })), privateKey).toString(
+    "base64url",
+  );
+  return {
+    address: socketAddress(controlPlaneOrigin(plane.url), hostId),
+    headers: { [connectHeader]: formatConnectProof({ ...proof, signature }) },
+    nonce: proof.nonce,
+  };
+}
+
 describe("a door that wants a proof in the request", () => {
   const connectDoor = { door: () => ({ socket: null, hello: "connect" as const }) };
-  const proved = (plane: FakeControlPlane): ConnectionParts["dial"] => {
-    const proof = { hostId, atMs: Date.now(), nonce: "n".repeat(43) };
-    const signature = sign(null, Buffer.from(connectSignedText(proof)), privateKey).toString("base64url");
-    return {
-      address: socketAddress(controlPlaneOrigin(plane.url), hostId),
-      headers: { [connectHeader]: formatConnectProof({ ...proof, signature }) },
-      nonce: proof.nonce,
-    };
-  };
   const runProved = async (decide: Decisions, parts: Partial<ConnectionParts> = {}) => {
     const plane = await FakeControlPlane.start({ ...connectDoor, ...decide });
     cleanups.push(() => plane.stop());
     plane.hosts.set(hostId, { name: "alpha", publicKey: publicKey.export({ format: "jwk" }).x ?? "" });
-    return { ...(await run({}, { dial: proved(plane), ...parts })), at: plane };
+    return { ...(await run({}, { dial: provedDial(plane), ...parts })), at: plane };
   };
 
   test("hello goes first, signed over the proof's nonce, and says what it renews", async () => {
@@ -224,10 +227,32 @@ describe("a door that wants a proof in the request", () => {
     });
     while (pings < 5) await new Promise((resolve) => socket.once("ping", resolve));
     assert.equal(sessions[0]?.send({ type: "heartbeat" }), true, "five unanswered pings do not end it");
+    assert.ok(at.spokenPings > 0, "it is asked in words");
     Reflect.set(socket, "pong", pong);
     await new Promise((resolve) => socket.once("ping", resolve));
     await new Promise((resolve) => socket.once("ping", resolve));
     at.socket.freeze();
+    const ended = await outcome;
+    assert.ok(ended.kind === "served");
+    assert.match(ended.cause, /silent/);
+  });
+});
+
+describe("a carrier that answers pings in words only", () => {
+  test("C3: is alive while it does and dead when it stops", async () => {
+    const plane = await FakeControlPlane.start({
+      door: () => ({ socket: null, hello: "connect" }),
+      heartbeatMs: 100,
+      answersSpokenPings: true,
+    });
+    cleanups.push(() => plane.stop());
+    plane.hosts.set(hostId, { name: "alpha", publicKey: publicKey.export({ format: "jwk" }).x ?? "" });
+    const { outcome, sessions } = await run({}, { dial: provedDial(plane) });
+    await until(() => sessions.length === 1);
+    Reflect.set(plane.socket.socket, "pong", () => {});
+    await plane.until(() => plane.spokenPings >= 3);
+    assert.equal(sessions[0]?.send({ type: "heartbeat" }), true);
+    plane.socket.freeze();
     const ended = await outcome;
     assert.ok(ended.kind === "served");
     assert.match(ended.cause, /silent/);

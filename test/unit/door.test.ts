@@ -20,7 +20,7 @@ function proofOf(id = hostId(1), key = privateKey): string {
   const proof = { hostId: id, atMs: Date.parse(fleet.ports.clock.now()), nonce };
   return formatConnectProof({
     ...proof,
-    signature: sign(null, Buffer.from(connectSignedText(proof)), key).toString("base64url"),
+    signature: sign(null, Buffer.from(connectSignedText({ ...proof, socket: "" })), key).toString("base64url"),
   });
 }
 
