@@ -72,6 +72,13 @@ const silenceIsCancelled: Decide = (state, event) => {
   });
 };
 
+/** That a host has finished with the migration is not believed. */
+const deafToForgotten: Decide = (state, event) => {
+  if (event.type !== "reported" || event.report.result.ok) return transition(state, event);
+  const { forgotten: _, ...result } = event.report.result;
+  return transition(state, { ...event, report: { ...event.report, result } });
+};
+
 /** The bundle is believed to be staged as soon as it is exported. */
 const stripBeforeStage: Decide = (state, event) => {
   const next = transition(state, event);
@@ -164,8 +171,10 @@ const removed: Record<string, Mutation> = {
   "the decision of Finish is not journalled": { destination: { journal: withoutMilestone("finishing") } },
   "the strip is not journalled": { source: { journal: withoutMilestone("stripping") } },
   "no tombstone is kept": both({ journal: withoutTombstones }),
-  "a report is acknowledged before it is stored": {
+  // One of the two would do: what was acknowledged and not stored is told again as forgotten, and that is believed.
+  "a report is acknowledged before it is stored, and what a host has forgotten is not believed": {
     functions: {
+      decide: deafToForgotten,
       receive: async (ports, runner, session, message) => {
         if (message.type !== "report") return receive(ports, runner, session, message);
         void receive(ports, runner, session, message).catch(() => {});
