@@ -3,7 +3,8 @@
  * last report of it is stored, so the record is older than what happened. That is a table put back from a backup. Nothing is asked of such a
  * host again; what is left of the way is asked of the other, whose journal says how it ended (I7), and then the domain is free.
  *
- * The destination's last step comes after the source's, so a destination that has forgotten means that all is over.
+ * The destination's last step comes after the source's, so a destination that has forgotten means that all is over. Before Perform the source is
+ * asked all the same, so that no host's word alone leaves another with what it holds.
  */
 import type { Side } from "#protocol/command";
 import { change, type Draft, end, enter, fail, failureOf, note } from "./draft.ts";
@@ -19,6 +20,9 @@ export function overtaken(draft: Draft, side: Side): Draft {
   if (step === "settling") return end(change(noted, { failure: null }), "completed", "completed before this record");
   // Turned round in this record already: what was left to do is done.
   if (step === "unstaging" && failure?.code !== code) return rolledBack(noted);
+  // The source has its word as well, where it may still hold something of the way there: one that is done says that it has forgotten.
+  if (side === "destination" && (step === "staging" || step === "preparing"))
+    return enter(change(blamed(noted), { epoch: noted.state.epoch + 1 }), "restoring", "restore");
   if (side === "destination") return over(noted);
   switch (step) {
     case "confirming":
