@@ -13,6 +13,7 @@ import type {
   UpMessage,
 } from "#protocol/message";
 import type { BundleTask } from "./core/bundle-task.ts";
+import type { EvacuationState, EvacuationSummary } from "./core/evacuation-state.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
 
 export interface Clock {
@@ -84,6 +85,20 @@ export interface BundleTaskStore {
   load(id: string): Promise<BundleTask | null>;
   /** One conditional write over `version - 1`. */
   commit(task: BundleTask): Promise<CommitResult>;
+}
+
+export interface EvacuationStore {
+  /** Writes a new item (version 1); `conflict` when the id exists with another content. */
+  create(state: EvacuationState): Promise<CommitResult>;
+  /** Strongly consistent. */
+  load(id: string): Promise<EvacuationState | null>;
+  /** One conditional write over `version - 1`. An ambiguous commit that was in fact our own counts as `committed`. */
+  commit(state: EvacuationState): Promise<CommitResult>;
+  /** Newest first; `active`: those that have not ended. Eventually consistent. */
+  list(page: { limit: number; cursor: string | null; active: boolean }): Promise<Page<EvacuationSummary>>;
+  /** Takes the one turn in which an evacuation decides what to start; false while another holder has it. Ends by itself after `lifeMs`. */
+  takeTurn(holder: string, lifeMs: number): Promise<boolean>;
+  endTurn(holder: string): Promise<void>;
 }
 
 export interface HostRecord {
@@ -276,6 +291,7 @@ export interface Ports {
   ids: Ids;
   migrations: MigrationStore;
   tasks: BundleTaskStore;
+  evacuations: EvacuationStore;
   hosts: HostStore;
   tokens: TokenStore;
   bundles: BundleStore;

@@ -101,3 +101,25 @@ export const evacuationStateSchema = z.object({
   timeline: z.array(z.object({ at: z.string(), domain: z.nullable(z.string()), note: z.string() })),
 });
 export type EvacuationState = z.infer<typeof evacuationStateSchema>;
+
+/** What a list shows: how many domains are in which state, instead of the domains. */
+export const evacuationSummarySchema = z.object({
+  ...z.pick(evacuationStateSchema, {
+    id: true,
+    kind: true,
+    host: true,
+    status: true,
+    createdAt: true,
+    endedAt: true,
+    deadlineAt: true,
+  }).shape,
+  counts: z.object({ waiting: z.int(), moving: z.int(), moved: z.int(), stays: z.int(), failed: z.int() }),
+});
+export type EvacuationSummary = z.infer<typeof evacuationSummarySchema>;
+
+export function evacuationSummary(state: EvacuationState): EvacuationSummary {
+  const { id, kind, host, status, createdAt, endedAt, deadlineAt } = state;
+  const counts = { waiting: 0, moving: 0, moved: 0, stays: 0, failed: 0 };
+  for (const domain of state.domains) counts[domain.state] += 1;
+  return { id, kind, host, status, createdAt, endedAt, deadlineAt, counts };
+}

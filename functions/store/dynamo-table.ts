@@ -8,7 +8,8 @@
  *   HOSTS / id                a host                 HOSTNAME#name / HOST     a taken name
  *   HOST#id / DOM#uuid        a domain on a host     TOKENS / id              a token
  *   TASK#id / STATE           a bundle task          KEY#digest / KEY         an idempotency key
- * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations), `domainName`, `domainUuid`.
+ *   EVAC#id / STATE           an evacuation          EVACUATIONS / TURN       whose turn it is to start migrations
+ * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations, evacuations), `domainName`, `domainUuid`.
  * `row` is what an index projects: the JSON of what a list shows, so that a list never reads whole states.
  *
  * dynalite and DynamoDB Local pass the same cases (test/contract/store.test.ts); they differ where this file does not go:

@@ -7,13 +7,22 @@ import { createHash, randomBytes } from "node:crypto";
 import type { BundleTask } from "#core/bundle-task";
 import { newMigration } from "#core/new-migration";
 import type { MigrationState } from "#core/state";
-import type { BundleTaskStore, HostRecord, HostStore, MigrationStore, TokenRecord, TokenStore } from "#functions/ports";
+import type {
+  BundleTaskStore,
+  EvacuationStore,
+  HostRecord,
+  HostStore,
+  MigrationStore,
+  TokenRecord,
+  TokenStore,
+} from "#functions/ports";
 import { Fault, type FaultCode } from "#protocol/fault";
 import type { InventoryDomain } from "#protocol/message";
 
 export interface Stores {
   migrations: MigrationStore;
   tasks: BundleTaskStore;
+  evacuations: EvacuationStore;
   hosts: HostStore;
   tokens: TokenStore;
   /** Moves the clock that the stores see. */

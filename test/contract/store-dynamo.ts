@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { DynamoBundleTasks } from "#functions/store/dynamo-bundle-tasks";
+import { DynamoEvacuations } from "#functions/store/dynamo-evacuations";
 import { DynamoHosts } from "#functions/store/dynamo-hosts";
 import { DynamoMigrations } from "#functions/store/dynamo-migrations";
 import { createDynamoClient, createTable, DynamoTable } from "#functions/store/dynamo-table";
@@ -37,6 +38,7 @@ export function dynamoStores(endpoint: string, name = tableName): DynamoStores {
   return {
     migrations: new DynamoMigrations(table, clock),
     tasks: new DynamoBundleTasks(table),
+    evacuations: new DynamoEvacuations(table, clock),
     hosts: new DynamoHosts(table),
     tokens: new DynamoTokens(table),
     setNow: (at) => {

@@ -8,7 +8,14 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { openDynalite } from "#functions/cli/up-dynalite";
 import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
-import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
+import {
+  MemoryBundleTasks,
+  MemoryEvacuations,
+  MemoryHosts,
+  MemoryMigrations,
+  MemoryTokens,
+} from "#test/fake/memory-store";
+import { evacuationCases } from "./evacuation-cases.ts";
 import { type Stores, storeCases, uuid } from "./store-cases.ts";
 import { dynamoCases, dynamoStores, makeTable, testClock } from "./store-dynamo.ts";
 import { faultCases, plaguedCases } from "./store-faults.ts";
@@ -20,18 +27,21 @@ interface Started {
   end(): Promise<void>;
 }
 
+const everyStore = { ...storeCases, ...evacuationCases };
+
 describe("stores in memory", () => {
   const clock = testClock();
   const stores: Stores = {
     migrations: new MemoryMigrations(clock),
     tasks: new MemoryBundleTasks(),
+    evacuations: new MemoryEvacuations(clock),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     setNow: (at) => {
       clock.at = at;
     },
   };
-  for (const [name, run] of Object.entries(storeCases)) test(name, () => run(stores));
+  for (const [name, run] of Object.entries(everyStore)) test(name, () => run(stores));
 });
 
 /** The whole suite on one implementation of DynamoDB's API. */
@@ -44,7 +54,7 @@ function dynamoSuite(name: string, start: () => Promise<Started>): void {
     });
     after(() => started?.end());
 
-    for (const [title, run] of Object.entries(storeCases)) test(title, () => run(dynamoStores(started.endpoint)));
+    for (const [title, run] of Object.entries(everyStore)) test(title, () => run(dynamoStores(started.endpoint)));
     for (const [title, run] of Object.entries(dynamoCases)) test(title, () => run(started.endpoint));
 
     // Mostly waiting for the client's own pauses between attempts; each in a table of its own, so side by side.

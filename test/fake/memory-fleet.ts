@@ -22,7 +22,13 @@ import {
 } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
 import { documented } from "#test/fake/memory-document";
-import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
+import {
+  MemoryBundleTasks,
+  MemoryEvacuations,
+  MemoryHosts,
+  MemoryMigrations,
+  MemoryTokens,
+} from "#test/fake/memory-store";
 import { bundleRef, successes } from "#test/fake/migration";
 
 export const adminToken = "test-admin-token";
@@ -174,6 +180,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     },
     migrations: new MemoryMigrations(clock),
     tasks: new MemoryBundleTasks(),
+    evacuations: new MemoryEvacuations(clock),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     bundles: {

@@ -4,11 +4,13 @@
  */
 import { createHash } from "node:crypto";
 import type { BundleTask } from "#core/bundle-task";
+import { type EvacuationState, type EvacuationSummary, evacuationSummary } from "#core/evacuation-state";
 import type { MigrationState, StoredBlob } from "#core/state";
 import type {
   BundleTaskStore,
   Clock,
   CommitResult,
+  EvacuationStore,
   HostRecord,
   HostStore,
   MigrationStore,
@@ -163,6 +165,56 @@ export class MemoryBundleTasks implements BundleTaskStore {
 
   async load(id: string): Promise<BundleTask | null> {
     return copy(this.#tasks.get(id) ?? null);
+  }
+}
+
+export class MemoryEvacuations implements EvacuationStore {
+  readonly #clock: Clock;
+  readonly #states = new Map<string, EvacuationState>();
+  #turn: { holder: string; expiresAtMs: number } | null = null;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  async create(state: EvacuationState): Promise<CommitResult> {
+    return this.#write(state, !this.#states.has(state.id));
+  }
+
+  async commit(state: EvacuationState): Promise<CommitResult> {
+    return this.#write(state, this.#states.get(state.id)?.version === state.version - 1);
+  }
+
+  #write(state: EvacuationState, holds: boolean): CommitResult {
+    if (!holds) return same(this.#states.get(state.id), state) ? "committed" : "conflict";
+    this.#states.set(state.id, copy(state));
+    return "committed";
+  }
+
+  async load(id: string): Promise<EvacuationState | null> {
+    return copy(this.#states.get(id) ?? null);
+  }
+
+  async list(page: { limit: number; cursor: string | null; active: boolean }): Promise<Page<EvacuationSummary>> {
+    const { cursor } = page;
+    const items = [...this.#states.values()]
+      .filter(({ endedAt }) => !page.active || endedAt === null)
+      .filter(({ id }) => cursor === null || id < cursor)
+      .sort((left, right) => (left.id < right.id ? 1 : -1))
+      .slice(0, page.limit)
+      .map((state) => copy(evacuationSummary(state)));
+    return { items, cursor: items.length < page.limit ? null : (items.at(-1)?.id ?? null) };
+  }
+
+  async takeTurn(holder: string, lifeMs: number): Promise<boolean> {
+    const nowMs = Date.parse(this.#clock.now());
+    const isFree = this.#turn === null || this.#turn.holder === holder || this.#turn.expiresAtMs < nowMs;
+    if (isFree) this.#turn = { holder, expiresAtMs: nowMs + lifeMs };
+    return isFree;
+  }
+
+  async endTurn(holder: string): Promise<void> {
+    if (this.#turn?.holder === holder) this.#turn = null;
   }
 }
 

@@ -10,7 +10,13 @@ import { receive } from "#functions/session";
 import { Fault } from "#protocol/fault";
 import { heartbeatMs } from "#protocol/limits";
 import type { Progress, UpMessage } from "#protocol/message";
-import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
+import {
+  MemoryBundleTasks,
+  MemoryEvacuations,
+  MemoryHosts,
+  MemoryMigrations,
+  MemoryTokens,
+} from "#test/fake/memory-store";
 import { type SideName, sides } from "./fault-plan.ts";
 import type { SimBucket } from "./sim-bundles.ts";
 import { hosts, sideOf, ticketSigner } from "./sim-keys.ts";
@@ -36,6 +42,7 @@ export class SimFunctions implements FunctionsEnd {
   readonly store: MemoryMigrations;
   readonly #hosts = new MemoryHosts();
   readonly #tasks = new MemoryBundleTasks();
+  readonly #evacuations: MemoryEvacuations;
   readonly #tokens = new MemoryTokens();
   readonly #progress = new Map<string, Progress>();
   #newest: MigrationState | null = null;
@@ -57,6 +64,7 @@ export class SimFunctions implements FunctionsEnd {
     this.#witness = parts.witness;
     this.#mutate = parts.mutate;
     this.store = new MemoryMigrations({ now: () => this.#world.time.now() });
+    this.#evacuations = new MemoryEvacuations({ now: () => this.#world.time.now() });
     this.#world.onHeal(() => {
       this.isUp = true;
     });
@@ -141,6 +149,7 @@ export class SimFunctions implements FunctionsEnd {
       },
       migrations: this.#migrations(life),
       tasks: this.#tasks,
+      evacuations: this.#evacuations,
       hosts: this.#hosts,
       tokens: this.#tokens,
       bundles: this.#bucket.asPort(),

@@ -16,7 +16,13 @@ import { helloSignedText } from "#protocol/identity";
 import { heartbeatMs } from "#protocol/limits";
 import type { DownMessage, HostFacts } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
-import { MemoryBundleTasks, MemoryHosts, MemoryMigrations, MemoryTokens } from "#test/fake/memory-store";
+import {
+  MemoryBundleTasks,
+  MemoryEvacuations,
+  MemoryHosts,
+  MemoryMigrations,
+  MemoryTokens,
+} from "#test/fake/memory-store";
 import { bundleRef, freshMigration, migrationRequest, successes } from "#test/fake/migration";
 
 const request = migrationRequest;
@@ -54,6 +60,7 @@ function world() {
     },
     migrations: counted(new MemoryMigrations(clock)),
     tasks: counted(new MemoryBundleTasks()),
+    evacuations: new MemoryEvacuations(clock),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     bundles: {

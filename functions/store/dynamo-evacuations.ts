@@ -1,0 +1,102 @@
+/**
+ * Evacuations in DynamoDB: one item each, written over the version before (I5), and the one lease under which evacuations start migrations: by
+ * turns, so that two of them never count the same room or the same limit at once.
+ */
+import {
+  type EvacuationState,
+  type EvacuationSummary,
+  evacuationStateSchema,
+  evacuationSummary,
+  evacuationSummarySchema,
+} from "#core/evacuation-state";
+import type { Clock, CommitResult, EvacuationStore, Page } from "../ports.ts";
+import { type Condition, type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
+import { bodyText, jsonOf } from "./stored-item.ts";
+
+const stateKey = (id: string) => ({ pk: `EVAC#${id}`, sk: "STATE" });
+const turnKey = { pk: "EVACUATIONS", sk: "TURN" };
+
+const isOneVersionAhead = (state: EvacuationState): Condition => ({
+  expression: "#version = :previous",
+  names: { "#version": "version" },
+  values: { ":previous": { N: String(state.version - 1) } },
+});
+
+export class DynamoEvacuations implements EvacuationStore {
+  readonly #table: DynamoTable;
+  readonly #clock: Clock;
+
+  constructor(table: DynamoTable, clock: Clock) {
+    this.#table = table;
+    this.#clock = clock;
+  }
+
+  create(state: EvacuationState): Promise<CommitResult> {
+    return this.#write(state, itemDoesNotExist);
+  }
+
+  commit(state: EvacuationState): Promise<CommitResult> {
+    return this.#write(state, isOneVersionAhead(state));
+  }
+
+  async #write(state: EvacuationState, condition: Condition): Promise<CommitResult> {
+    const what = `evacuation ${state.id}`;
+    const body = bodyText(what, state);
+    const { pk, sk } = stateKey(state.id);
+    const item: Item = {
+      pk: { S: pk },
+      sk: { S: sk },
+      version: { N: String(state.version) },
+      body: { S: body },
+      row: { S: JSON.stringify(evacuationSummary(state)) },
+      newestOf: { S: "EVACUATIONS" },
+      newestSort: { S: state.id },
+      ...(state.endedAt === null ? { activeOf: { S: "EVACUATIONS" } } : {}),
+    };
+    if ((await this.#table.put(what, item, condition)) === "written") return "committed";
+    // The refusal may come from our own first attempt whose answer was lost.
+    const standing = await this.#table.get(what, stateKey(state.id));
+    return standing?.body?.S === body ? "committed" : "conflict";
+  }
+
+  async load(evacuationId: string): Promise<EvacuationState | null> {
+    const what = `evacuation ${evacuationId}`;
+    const item = await this.#table.get(what, stateKey(evacuationId));
+    return item === null ? null : jsonOf(what, evacuationStateSchema, item, "body");
+  }
+
+  async list(page: { limit: number; cursor: string | null; active: boolean }): Promise<Page<EvacuationSummary>> {
+    const what = "the list of evacuations";
+    const items = await this.#table.index(
+      what,
+      { name: page.active ? "active" : "newest", hash: "EVACUATIONS" },
+      { limit: page.limit, before: page.cursor },
+    );
+    const rows = items.map((item) => jsonOf(what, evacuationSummarySchema, item, "row"));
+    return { items: rows, cursor: rows.length < page.limit ? null : (rows.at(-1)?.id ?? null) };
+  }
+
+  async takeTurn(holder: string, lifeMs: number): Promise<boolean> {
+    const nowMs = Date.parse(this.#clock.now());
+    const item: Item = {
+      pk: { S: turnKey.pk },
+      sk: { S: turnKey.sk },
+      holder: { S: holder },
+      expiresAtMs: { N: String(nowMs + lifeMs) },
+    };
+    return (
+      (await this.#table.put("the turn of evacuations", item, {
+        expression: "attribute_not_exists(pk) OR holder = :holder OR expiresAtMs < :now",
+        values: { ":holder": { S: holder }, ":now": { N: String(nowMs) } },
+      })) === "written"
+    );
+  }
+
+  async endTurn(holder: string): Promise<void> {
+    // Refused: it has expired and is another's by now.
+    await this.#table.delete("the turn of evacuations", turnKey, {
+      expression: "holder = :holder",
+      values: { ":holder": { S: holder } },
+    });
+  }
+}
