@@ -122,4 +122,6 @@ export interface Plan {
   rooms: RoomProof[];
   /** The same domains back to where they are now, in an order that fits; empty where nothing moves. */
   home: PlannedMove[];
+  /** Those of `moves` that could not go back as things stand, with the reason: said before anything moves. */
+  homeBlocked: BlockedDomain[];
 }

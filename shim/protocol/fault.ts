@@ -86,6 +86,12 @@ export const faultCodes = [
   "libvirt.unreachable",
   "libvirt.refused",
   "libvirt.failed",
+  // plans: where domains may go
+  "placement.pinned",
+  "placement.noRoom",
+  "placement.antiAffinity",
+  "placement.noDestination",
+  "placement.swap",
   // messages and requests
   "message.malformed",
   "message.tooLarge",
