@@ -35,6 +35,8 @@ export const evacuationDomainSchema = z.object({
   /** Destinations that a migration of it failed on. */
   triedIds: z.array(hostIdSchema).check(z.maxLength(20)),
   notBefore: z.nullable(z.string()),
+  /** Since when nothing could be started for it for a reason that may pass by itself; absent: it is not held up. */
+  waitsSince: z.optional(z.string()),
   reason: z.nullable(faultSchema),
 });
 export type EvacuationDomain = z.infer<typeof evacuationDomainSchema>;
