@@ -1,12 +1,14 @@
 /** The shim's own command line, for the bundle that runs without the rest of vmferry: arguments first, then VMFERRY_*. */
 import { parseArgs } from "node:util";
+import { labelKeySchema, labelValueSchema } from "#protocol/message";
 import type { ShimOptions } from "./main.ts";
 
 export const shimUsage = `Usage: vmferry shim --url URL [--join TOKEN] [--name NAME] [--state DIR] [--libvirt SOCKET|URI]
                     [--migration-address ADDR] [--peer-listen ADDR:PORT] [--peer-advertise ADDR:PORT]
-                    [--allow-path DIR ...]
+                    [--allow-path DIR ...] [--label KEY=VALUE ...]
 Each option may also come from the environment: VMFERRY_URL, VMFERRY_JOIN, VMFERRY_NAME, VMFERRY_STATE,
-VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_PEER_ADVERTISE, VMFERRY_ALLOW_PATH (separated by colons).`;
+VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_PEER_ADVERTISE, VMFERRY_ALLOW_PATH (separated by colons),
+VMFERRY_LABELS (separated by commas).`;
 
 export type ParsedArguments = { help: true } | { help: false; options: Omit<ShimOptions, "out" | "err" | "signal"> };
 
@@ -21,6 +23,7 @@ export interface ShimValues {
   "peer-listen"?: string | undefined;
   "peer-advertise"?: string | undefined;
   "allow-path"?: string[] | undefined;
+  label?: string[] | undefined;
 }
 
 /** Throws an Error whose sentence names the wrong option. */
@@ -42,6 +45,7 @@ export function parseShimArguments(
       "peer-listen": { type: "string" },
       "peer-advertise": { type: "string" },
       "allow-path": { type: "string", multiple: true },
+      label: { type: "string", multiple: true },
       help: { type: "boolean", short: "h" },
     },
   });
@@ -74,8 +78,30 @@ export function shimOptions(
     ...optional("migrationAddress", given(values["migration-address"], "VMFERRY_MIGRATION_ADDRESS")),
     ...optional("peerListen", given(values["peer-listen"], "VMFERRY_PEER_LISTEN")),
     ...optional("peerAdvertise", given(values["peer-advertise"], "VMFERRY_PEER_ADVERTISE")),
+    labels: labelsOf(values.label ?? (env.VMFERRY_LABELS ?? "").split(",").filter((text) => text.trim() !== "")),
     allowPaths: values["allow-path"] ?? (env.VMFERRY_ALLOW_PATH ?? "").split(":").filter((path) => path !== ""),
   };
+}
+
+/** Labels of one host; far more than people give, and few enough for a heartbeat. */
+const labelsMax = 64;
+
+/** KEY=VALUE each. Throws an Error whose sentence names the wrong one; of the same key twice, too: which was meant is not guessed. */
+export function labelsOf(texts: readonly string[]): Record<string, string> {
+  const labels: Record<string, string> = {};
+  for (const text of texts) {
+    const at = text.indexOf("=");
+    const key = text.slice(0, Math.max(at, 0)).trim();
+    const value = text.slice(at + 1).trim();
+    if (at === -1 || !labelKeySchema.safeParse(key).success || !labelValueSchema.safeParse(value).success)
+      throw new Error(
+        `--label takes KEY=VALUE (a key of letters, digits and ._/- up to 63), not "${text.slice(0, 80)}"`,
+      );
+    if (Object.hasOwn(labels, key)) throw new Error(`--label has the key ${key} twice`);
+    labels[key] = value;
+  }
+  if (texts.length > labelsMax) throw new Error(`--label was given ${texts.length} times; ${labelsMax} is the most`);
+  return labels;
 }
 
 /** Runs the shim as a process of its own; resolves with its exit code. A second signal ends it at once. */

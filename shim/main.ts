@@ -59,6 +59,8 @@ export interface ShimOptions {
   /** What they are told, ADDR:PORT, where an address is translated on the way; absent: this host's own addresses. */
   peerAdvertise?: string;
   allowPaths?: readonly string[];
+  /** What its owner says of this host, for selectors and limits. */
+  labels?: Readonly<Record<string, string>>;
   /** One line, without its newline. */
   out(line: string): void;
   err(line: string): void;
@@ -104,6 +106,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
   const allowPaths = (options.allowPaths ?? []).map(absolutePath);
   const stateDirectory = resolve(options.stateDir ?? stateDirectoryDefault);
   const migrationAddress = options.migrationAddress ?? null;
+  const labels = options.labels ?? {};
   await makeStateDirectory(stateDirectory);
   const unlock = await lockState(stateDirectory);
   const stop = new AbortController();
@@ -152,7 +155,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
     };
     const executor = new Executor(parts);
     const querySlots = new Slots(queriesAtOnceMax);
-    const facts = () => readHostFacts({ libvirt, migrationAddress, peer: seal.peerAddress() });
+    const facts = () => readHostFacts({ libvirt, migrationAddress, peer: seal.peerAddress(), labels });
     let stopHeartbeat = () => {};
     let stopJournals = () => {};
 

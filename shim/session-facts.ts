@@ -20,15 +20,17 @@ export interface FactsParts {
   libvirt(): Promise<LibvirtConnection>;
   migrationAddress: string | null;
   peer: PeerAddress | null;
+  labels: Readonly<Record<string, string>>;
 }
 
 /** Never rejects. */
-export async function readHostFacts({ libvirt, migrationAddress, peer }: FactsParts): Promise<HostFacts> {
+export async function readHostFacts({ libvirt, migrationAddress, peer, labels }: FactsParts): Promise<HostFacts> {
   return {
     shimVersion,
     nodeVersion: process.version,
     migrationAddress,
     peer,
+    ...(Object.keys(labels).length === 0 ? {} : { labels: { ...labels } }),
     libvirt: await libvirtFacts(libvirt),
   };
 }

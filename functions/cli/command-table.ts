@@ -31,6 +31,11 @@ export const commands: readonly CommandSpec[] = [
       "peer-listen": { value: "ADDR:PORT", summary: "where other shims reach this one" },
       "peer-advertise": { value: "ADDR:PORT", summary: "what they are told, where addresses are translated" },
       "allow-path": { value: "DIR", summary: "disks may lie below it; repeatable", multiple: true },
+      label: {
+        value: "KEY=VALUE",
+        summary: "what this host is (rack=b, zone=1), for selectors and limits; repeatable",
+        multiple: true,
+      },
     },
     summary: "the host shim",
     load: async () => (await import("./local-commands.ts")).shim,

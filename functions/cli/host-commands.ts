@@ -9,6 +9,12 @@ import { sizeText } from "./terminal.ts";
 const connection = ({ connected, cordoned, lastSeenAt }: Host) =>
   `${connected ? "connected" : lastSeenAt === null ? "never seen" : "offline"}${cordoned ? ", cordoned" : ""}`;
 
+const labelText = ({ labels }: Host) =>
+  Object.entries(labels)
+    .map(([key, value]) => `${key}=${value}`)
+    .sort()
+    .join(",") || "-";
+
 const hostPath = (name: string) => `/v1/hosts/${encodeURIComponent(name)}`;
 
 export const listHosts: Run = async (context, invocation) => {
@@ -16,7 +22,7 @@ export const listHosts: Run = async (context, invocation) => {
   printTable(context.terminal, {
     json: invocation.flag("json"),
     items: await client.all("/v1/hosts", hostSchema),
-    head: ["HOST", "STATE", "LIBVIRT", "QEMU", "CPUS", "MEMORY", "FREE", "LAST SEEN"],
+    head: ["HOST", "STATE", "LIBVIRT", "QEMU", "CPUS", "MEMORY", "FREE", "LABELS", "LAST SEEN"],
     row: (host) => {
       const libvirt = host.facts?.libvirt;
       const reachable = libvirt?.reachable === true ? libvirt : null;
@@ -28,6 +34,7 @@ export const listHosts: Run = async (context, invocation) => {
         host.capacity === null ? "-" : String(host.capacity.cpus),
         host.capacity === null ? "-" : sizeText(host.capacity.memoryBytes),
         host.capacity === null ? "-" : sizeText(host.capacity.freeMemoryBytes),
+        labelText(host),
         host.lastSeenAt ?? "-",
       ];
     },
@@ -47,6 +54,7 @@ export const showHost: Run = async (context, invocation) => {
   const { facts } = host;
   terminal.out(`host       ${host.name} (${host.id})`);
   terminal.out(`state      ${connection(host)}, last seen ${host.lastSeenAt ?? "never"}, enrolled ${host.enrolledAt}`);
+  terminal.out(`labels     ${labelText(host)}`);
   terminal.out(`protocol   ${host.protocol ?? "-"}  ${host.features.join(" ")}`);
   if (facts !== null) {
     terminal.out(`shim       ${facts.shimVersion} on Node ${facts.nodeVersion}`);

@@ -1,5 +1,5 @@
 /** Commands that run something on this machine: the control plane, the shim, the lab. Each is loaded only when it runs. */
-import type { Invocation, Run } from "./command.ts";
+import { type Invocation, type Run, usageError } from "./command.ts";
 
 /** An option under the name that the callee gives it; nothing when it was not given. */
 function optional<K extends string>(invocation: Invocation, key: K, name: string): Partial<Record<K, string>> {
@@ -28,6 +28,7 @@ export const shim: Run = async ({ terminal, signal, env }, invocation) => {
   const { runShim } = await import("#shim/main");
   const { shimOptions } = await import("#shim/command-line");
   const allowPaths = invocation.texts("allow-path");
+  const labels = invocation.texts("label");
   const values = {
     url: (invocation.text("url") ?? env.VMFERRY_URL) || invocation.required("url"),
     join: invocation.text("join"),
@@ -38,8 +39,15 @@ export const shim: Run = async ({ terminal, signal, env }, invocation) => {
     "peer-listen": invocation.text("peer-listen"),
     "peer-advertise": invocation.text("peer-advertise"),
     ...(allowPaths.length > 0 ? { "allow-path": allowPaths } : {}),
+    ...(labels.length > 0 ? { label: labels } : {}),
   };
-  return runShim({ ...shimOptions(values, env), out: terminal.out, err: terminal.err, signal });
+  let options: ReturnType<typeof shimOptions>;
+  try {
+    options = shimOptions(values, env);
+  } catch (error) {
+    throw usageError(`${error instanceof Error ? error.message : "these options are not understood"}.`, ["shim"]);
+  }
+  return runShim({ ...options, out: terminal.out, err: terminal.err, signal });
 };
 
 export const labUp: Run = async ({ terminal }, invocation) => {

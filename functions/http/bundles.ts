@@ -5,10 +5,11 @@ import { domainRefSchema, migrationIdSchema, nameSchema } from "#protocol/comman
 import { bundleBytesMax } from "#protocol/limits";
 import type { BundleTask } from "../core/bundle-task.ts";
 import type { HostRecord } from "../ports.ts";
+import { busyRefusal, hostRefusals } from "../refusals.ts";
 import { bundleTaskResource, bundleTaskResourceSchema, uploadGrantSchema } from "./bundle-resource.ts";
 import { refuse } from "./check.ts";
 import type { AppDeps } from "./deps.ts";
-import { busyRefusal, hostNamed, hostRefusals, placeDomain } from "./fleet.ts";
+import { hostNamed, placeDomain } from "./fleet.ts";
 import { resourceId } from "./idempotency.ts";
 import { fault } from "./problem.ts";
 import { type AppContext, type Asked, type Route, route } from "./route.ts";

@@ -6,8 +6,9 @@ import type { Blob } from "#protocol/blob";
 import { Fault, type FaultBody, type Finding } from "#protocol/fault";
 import type { Query } from "#protocol/message";
 import type { HostRecord, Ports } from "../ports.ts";
+import { busyRefusal, hostRefusals, pairRefusals } from "../refusals.ts";
 import type { Check, CheckFinding } from "./check-resource.ts";
-import { busyRefusal, hostRefusals, type Placed, pairRefusals } from "./fleet.ts";
+import type { Placed } from "./fleet.ts";
 import { checkHostsAtOnce, checkWaitMs } from "./limits.ts";
 
 type Side = CheckFinding["side"];

@@ -1,9 +1,10 @@
 /** Domains over the fleet, from the inventory; one domain with its snapshot tree, asked of its host. */
 import * as z from "zod/mini";
 import { Fault } from "#protocol/fault";
+import { isConnected } from "../refusals.ts";
 import type { AppDeps } from "./deps.ts";
 import { hostNamed } from "./fleet.ts";
-import { type Domain, domainDetailSchema, domainResource, domainSchema, isConnected } from "./host-resource.ts";
+import { type Domain, domainDetailSchema, domainResource, domainSchema } from "./host-resource.ts";
 import { describeWaitMs } from "./limits.ts";
 import { limitSchema, pageOf } from "./page-query.ts";
 import { fault } from "./problem.ts";

@@ -3,6 +3,7 @@ import * as z from "zod/mini";
 import { domainStateSchema } from "#protocol/command";
 import { hostFactsSchema, snapshotNodeSchema } from "#protocol/message";
 import type { HostRecord, PlacedDomain, Ports } from "../ports.ts";
+import { isConnected } from "../refusals.ts";
 
 export const hostSchema = z.object({
   id: z.string(),
@@ -14,6 +15,8 @@ export const hostSchema = z.object({
   lastSeenAt: z.nullable(z.string()),
   protocol: z.nullable(z.int()),
   features: z.array(z.string()),
+  /** As its shim was started with (`--label`). */
+  labels: z.record(z.string(), z.string()),
   /** What the shim said at its last hello; null before the first. */
   facts: z.nullable(hostFactsSchema),
   /** Null while libvirt is not reachable there. */
@@ -46,11 +49,6 @@ export const domainDetailSchema = z.object({
 });
 export type DomainDetail = z.infer<typeof domainDetailSchema>;
 
-/** Whether a host was heard of recently enough to ask anything of it. */
-export function isConnected(host: HostRecord, { clock, pace }: Pick<Ports, "clock" | "pace">): boolean {
-  return host.lastSeenAt !== null && Date.parse(clock.now()) - Date.parse(host.lastSeenAt) <= pace.offlineAfterMs;
-}
-
 export function hostResource(host: HostRecord, ports: Pick<Ports, "clock" | "pace">): Host {
   const libvirt = host.facts?.libvirt;
   return {
@@ -62,6 +60,7 @@ export function hostResource(host: HostRecord, ports: Pick<Ports, "clock" | "pac
     lastSeenAt: host.lastSeenAt,
     protocol: host.protocol,
     features: host.features,
+    labels: host.facts?.labels ?? {},
     facts: host.facts,
     capacity:
       libvirt?.reachable === true

@@ -7,8 +7,8 @@ import type { Side } from "#protocol/command";
 import { unresolvable } from "../core/resolution.ts";
 import type { MigrationState } from "../core/state.ts";
 import type { Ports } from "../ports.ts";
+import { isConnected } from "../refusals.ts";
 import { hostNamed } from "./fleet.ts";
-import { isConnected } from "./host-resource.ts";
 import { fault } from "./problem.ts";
 
 /** Time for the shim's answer. A host that was powered off leaves its socket open for a while; nobody answers on it. */

@@ -54,6 +54,10 @@ export const libvirtFactsSchema = z.discriminatedUnion("reachable", [
   z.object({ reachable: z.literal(false), cause: z.string().check(z.maxLength(2000)) }),
 ]);
 
+/** As a domain's: fits an index and a line of a table. */
+export const labelKeySchema = z.string().check(z.maxLength(63), z.regex(/^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$/));
+export const labelValueSchema = z.string().check(z.maxLength(255));
+
 export const hostFactsSchema = z.object({
   shimVersion: z.string().check(z.maxLength(32)),
   nodeVersion: z.string().check(z.maxLength(32)),
@@ -61,6 +65,8 @@ export const hostFactsSchema = z.object({
   migrationAddress: z.nullable(z.string().check(z.maxLength(255))),
   /** Where its peer channel listens; absent: a shim of before tickets. */
   peer: z.optional(z.nullable(peerAddressSchema)),
+  /** What its owner says of it (rack, zone, network): selectors and limits name these. Absent: a shim of before labels, or none. */
+  labels: z.optional(z.record(labelKeySchema, labelValueSchema)),
   libvirt: libvirtFactsSchema,
 });
 export type HostFacts = z.infer<typeof hostFactsSchema>;

@@ -267,7 +267,7 @@ describe("arguments", () => {
     const env = { VMFERRY_URL: "http://env:1", VMFERRY_NAME: "env", VMFERRY_ALLOW_PATH: "/a:/b" };
     assert.deepEqual(parseShimArguments(["--url", "http://arg:1", "--state", "/s"], env), {
       help: false,
-      options: { url: "http://arg:1", name: "env", stateDir: "/s", allowPaths: ["/a", "/b"] },
+      options: { url: "http://arg:1", name: "env", stateDir: "/s", labels: {}, allowPaths: ["/a", "/b"] },
     });
     assert.deepEqual(parseShimArguments(["-h"], {}), { help: true });
     assert.throws(() => parseShimArguments([], {}), /--url URL is missing/);
