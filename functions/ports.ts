@@ -63,7 +63,7 @@ export interface MigrationStore {
   /** Frees it if this migration holds it. */
   unlockDomain(domainUuid: string, migrationId: string): Promise<void>;
   /** Every lock held: the active migrations, for the timer. */
-  activeMigrations(): Promise<{ migrationId: string; domainUuid: string }[]>;
+  activeMigrations(): Promise<{ migrationId: string; domainUuid: string; source: string; destination: string }[]>;
 
   /** Names the migration at these hosts so that hello and heartbeat find its pending commands. May be repeated. */
   point(hostIds: readonly string[], migrationId: string): Promise<void>;
@@ -96,6 +96,12 @@ export interface EvacuationStore {
   commit(state: EvacuationState): Promise<CommitResult>;
   /** Newest first; `active`: those that have not ended. Eventually consistent. */
   list(page: { limit: number; cursor: string | null; active: boolean }): Promise<Page<EvacuationSummary>>;
+  /** Makes it the one evacuation of this host unless another is; says which is, and since when it is asked for. Again changes nothing. */
+  claim(hostId: string, evacuationId: string): Promise<{ evacuationId: string; at: string }>;
+  /** Frees the host if it is this evacuation's. */
+  unclaim(hostId: string, evacuationId: string): Promise<void>;
+  /** Every host that an evacuation has; strongly consistent: by these the timer finds what is active. */
+  claims(): Promise<{ hostId: string; evacuationId: string; at: string }[]>;
   /** Takes the one turn in which an evacuation decides what to start; false while another holder has it. Ends by itself after `lifeMs`. */
   takeTurn(holder: string, lifeMs: number): Promise<boolean>;
   endTurn(holder: string): Promise<void>;

@@ -11,9 +11,10 @@ import {
 } from "#core/evacuation-state";
 import type { Clock, CommitResult, EvacuationStore, Page } from "../ports.ts";
 import { type Condition, type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
-import { bodyText, jsonOf } from "./stored-item.ts";
+import { bodyText, jsonOf, textOf } from "./stored-item.ts";
 
 const stateKey = (id: string) => ({ pk: `EVAC#${id}`, sk: "STATE" });
+const claimKey = (hostId: string) => ({ pk: "EVACUATIONS", sk: `HOST#${hostId}` });
 const turnKey = { pk: "EVACUATIONS", sk: "TURN" };
 
 const isOneVersionAhead = (state: EvacuationState): Condition => ({
@@ -74,6 +75,36 @@ export class DynamoEvacuations implements EvacuationStore {
     );
     const rows = items.map((item) => jsonOf(what, evacuationSummarySchema, item, "row"));
     return { items: rows, cursor: rows.length < page.limit ? null : (rows.at(-1)?.id ?? null) };
+  }
+
+  async claim(hostId: string, evacuationId: string): Promise<{ evacuationId: string; at: string }> {
+    const what = `the evacuation of host ${hostId}`;
+    const at = this.#clock.now();
+    const key = claimKey(hostId);
+    const item: Item = { pk: { S: key.pk }, sk: { S: key.sk }, evacuationId: { S: evacuationId }, at: { S: at } };
+    if ((await this.#table.put(what, item, itemDoesNotExist)) === "written") return { evacuationId, at };
+    const standing = await this.#table.get(what, key);
+    // Freed between the two requests: the next try finds it free.
+    if (standing === null) return this.claim(hostId, evacuationId);
+    return { evacuationId: textOf(what, standing, "evacuationId"), at: textOf(what, standing, "at") };
+  }
+
+  async unclaim(hostId: string, evacuationId: string): Promise<void> {
+    // Refused: it is another's, or free already.
+    await this.#table.delete(`the evacuation of host ${hostId}`, claimKey(hostId), {
+      expression: "evacuationId = :evacuationId",
+      values: { ":evacuationId": { S: evacuationId } },
+    });
+  }
+
+  async claims(): Promise<{ hostId: string; evacuationId: string; at: string }[]> {
+    const what = "the hosts under evacuation";
+    const items = await this.#table.partition(what, "EVACUATIONS", "HOST#");
+    return items.map((item) => ({
+      hostId: textOf(what, item, "sk").slice("HOST#".length),
+      evacuationId: textOf(what, item, "evacuationId"),
+      at: textOf(what, item, "at"),
+    }));
   }
 
   async takeTurn(holder: string, lifeMs: number): Promise<boolean> {

@@ -160,12 +160,16 @@ export class DynamoMigrations implements MigrationStore {
     await this.#table.delete(`the lock of domain ${domainUuid}`, lockKey(domainUuid), isOurs(migrationId));
   }
 
-  async activeMigrations(): Promise<{ migrationId: string; domainUuid: string }[]> {
+  async activeMigrations(): Promise<
+    { migrationId: string; domainUuid: string; source: string; destination: string }[]
+  > {
     const what = "the list of locks";
     const items = await this.#table.partition(what, "ACTIVE", "");
     return items.map((item) => ({
       migrationId: textOf(what, item, "migrationId"),
       domainUuid: textOf(what, item, "sk"),
+      source: textOf(what, item, "source"),
+      destination: textOf(what, item, "destination"),
     }));
   }
 

@@ -8,7 +8,8 @@
  *   HOSTS / id                a host                 HOSTNAME#name / HOST     a taken name
  *   HOST#id / DOM#uuid        a domain on a host     TOKENS / id              a token
  *   TASK#id / STATE           a bundle task          KEY#digest / KEY         an idempotency key
- *   EVAC#id / STATE           an evacuation          EVACUATIONS / TURN       whose turn it is to start migrations
+ *   EVAC#id / STATE           an evacuation          EVACUATIONS / HOST#id    which evacuation a host is under
+ *   EVACUATIONS / TURN        whose turn it is to decide what is started
  * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations, evacuations), `domainName`, `domainUuid`.
  * `row` is what an index projects: the JSON of what a list shows, so that a list never reads whole states.
  *

@@ -96,6 +96,23 @@ export const evacuationCases: Record<string, (stores: Stores) => Promise<void>> 
     const later = await evacuations.list({ limit: 200, cursor: null, active: true });
     assert.ok(!later.items.some(({ id }) => id === running.id));
   },
+  "a host is one evacuation's at a time, until that one frees it": async ({ evacuations, setNow }) => {
+    setNow(now);
+    const [hostId, one, two] = [`h_${ulid()}`, `e_${ulid()}`, `e_${ulid()}`];
+    assert.deepEqual(await evacuations.claim(hostId, one), { evacuationId: one, at: now });
+    setNow("2026-11-01T00:01:00.000Z");
+    assert.deepEqual(await evacuations.claim(hostId, one), { evacuationId: one, at: now });
+    assert.deepEqual(await evacuations.claim(hostId, two), { evacuationId: one, at: now });
+    await evacuations.unclaim(hostId, two);
+    const mine = (await evacuations.claims()).filter((claim) => claim.hostId === hostId);
+    assert.deepEqual(mine, [{ hostId, evacuationId: one, at: now }]);
+    await evacuations.unclaim(hostId, one);
+    await evacuations.unclaim(hostId, one);
+    assert.ok(!(await evacuations.claims()).some((claim) => claim.hostId === hostId));
+    assert.equal((await evacuations.claim(hostId, two)).evacuationId, two);
+    await evacuations.unclaim(hostId, two);
+    setNow(now);
+  },
   "the turn is one holder's at a time, until it ends it or its time is over": async ({ evacuations, setNow }) => {
     setNow(now);
     await evacuations.endTurn("nobody");

@@ -31,7 +31,7 @@ export class MemoryMigrations implements MigrationStore {
   readonly #clock: Clock;
   readonly #states = new Map<string, MigrationState>();
   readonly #blobs = new Map<string, Uint8Array>();
-  readonly #locks = new Map<string, string>();
+  readonly #locks = new Map<string, { migrationId: string; source: string; destination: string }>();
   readonly #pointers = new Map<string, Set<string>>();
   readonly #keys = new Map<string, { bodySha256: string; resource: string; expiresAtMs: number }>();
 
@@ -93,24 +93,30 @@ export class MemoryMigrations implements MigrationStore {
     return Uint8Array.from(bytes);
   }
 
-  async lockDomain(lock: { domainUuid: string; migrationId: string }): Promise<boolean> {
-    const holder = this.#locks.get(lock.domainUuid);
-    if (holder !== undefined && holder !== lock.migrationId) return false;
-    this.#locks.set(lock.domainUuid, lock.migrationId);
+  async lockDomain(lock: {
+    domainUuid: string;
+    migrationId: string;
+    source: string;
+    destination: string;
+  }): Promise<boolean> {
+    const { domainUuid, ...held } = lock;
+    const holder = this.#locks.get(domainUuid);
+    if (holder !== undefined && holder.migrationId !== lock.migrationId) return false;
+    this.#locks.set(domainUuid, held);
     return true;
   }
 
   async domainLock(domainUuid: string): Promise<{ migrationId: string } | null> {
-    const migrationId = this.#locks.get(domainUuid);
-    return migrationId === undefined ? null : { migrationId };
+    const held = this.#locks.get(domainUuid);
+    return held === undefined ? null : { migrationId: held.migrationId };
   }
 
   async unlockDomain(domainUuid: string, migrationId: string): Promise<void> {
-    if (this.#locks.get(domainUuid) === migrationId) this.#locks.delete(domainUuid);
+    if (this.#locks.get(domainUuid)?.migrationId === migrationId) this.#locks.delete(domainUuid);
   }
 
-  async activeMigrations(): Promise<{ migrationId: string; domainUuid: string }[]> {
-    return [...this.#locks].map(([domainUuid, migrationId]) => ({ migrationId, domainUuid }));
+  async activeMigrations() {
+    return [...this.#locks].map(([domainUuid, held]) => ({ domainUuid, ...held }));
   }
 
   async point(hostIds: readonly string[], migrationId: string): Promise<void> {
@@ -171,6 +177,7 @@ export class MemoryBundleTasks implements BundleTaskStore {
 export class MemoryEvacuations implements EvacuationStore {
   readonly #clock: Clock;
   readonly #states = new Map<string, EvacuationState>();
+  readonly #claims = new Map<string, { evacuationId: string; at: string }>();
   #turn: { holder: string; expiresAtMs: number } | null = null;
 
   constructor(clock: Clock) {
@@ -204,6 +211,20 @@ export class MemoryEvacuations implements EvacuationStore {
       .slice(0, page.limit)
       .map((state) => copy(evacuationSummary(state)));
     return { items, cursor: items.length < page.limit ? null : (items.at(-1)?.id ?? null) };
+  }
+
+  async claim(hostId: string, evacuationId: string): Promise<{ evacuationId: string; at: string }> {
+    const standing = this.#claims.get(hostId) ?? { evacuationId, at: this.#clock.now() };
+    this.#claims.set(hostId, standing);
+    return { ...standing };
+  }
+
+  async unclaim(hostId: string, evacuationId: string): Promise<void> {
+    if (this.#claims.get(hostId)?.evacuationId === evacuationId) this.#claims.delete(hostId);
+  }
+
+  async claims() {
+    return [...this.#claims].map(([hostId, claim]) => ({ hostId, ...claim }));
   }
 
   async takeTurn(holder: string, lifeMs: number): Promise<boolean> {
