@@ -58,6 +58,11 @@ const outlooks: Record<FaultCode, Outlook> = {
   "step.overdue": "elsewhere",
   "migration.cancelled": "never",
   "risk.notAccepted": "never",
+  "placement.antiAffinity": "elsewhere",
+  "placement.noDestination": "elsewhere",
+  "placement.noRoom": "elsewhere",
+  "placement.pinned": "never",
+  "placement.swap": "elsewhere",
   "host.absent": "elsewhere",
   "host.offline": "elsewhere",
   "host.cordoned": "elsewhere",
@@ -90,6 +95,8 @@ export const outlookOf = ({ code }: Pick<FaultBody, "code">): Outlook => outlook
 /** Beside what is `later` anyhow: what speaks against every destination now and may pass without a person. */
 const passing: ReadonlySet<FaultCode> = new Set([
   "destination.memory",
+  "placement.noRoom",
+  "placement.swap",
   "destination.lost",
   "peer.unreachable",
   "host.offline",

@@ -48,7 +48,9 @@ export const brakeHoldMs = 10 * 60_000;
  */
 export function massSilence(hosts: readonly SeenHost[], atMs: number): { silent: number; of: number } | null {
   const since = hosts
-    .flatMap(({ silentSinceMs }) => (silentSinceMs !== null && atMs - silentSinceMs <= brakeHoldMs ? [silentSinceMs] : []))
+    .flatMap(({ silentSinceMs }) =>
+      silentSinceMs !== null && atMs - silentSinceMs <= brakeHoldMs ? [silentSinceMs] : [],
+    )
     .sort((one, other) => one - other);
   let silent = 0;
   let from = 0;
