@@ -14,6 +14,7 @@ import type {
 } from "#protocol/message";
 import type { BundleTask } from "./core/bundle-task.ts";
 import type { EvacuationState, EvacuationSummary } from "./core/evacuation-state.ts";
+import type { RuleCredential, RuleRecord, RuleState } from "./core/rule-state.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
 
 export interface Clock {
@@ -105,6 +106,37 @@ export interface EvacuationStore {
   /** Takes the one turn in which an evacuation decides what to start; false while another holder has it. Ends by itself after `lifeMs`. */
   takeTurn(holder: string, lifeMs: number): Promise<boolean>;
   endTurn(holder: string): Promise<void>;
+}
+
+export interface RuleStore {
+  /** The current version, also of a rule that was deleted; null: there never was one. Strongly consistent. */
+  load(name: string): Promise<RuleRecord | null>;
+  /** Makes a version the current one, if the one before it is (`version - 1`); the version itself is kept for good. */
+  commit(record: RuleRecord): Promise<CommitResult>;
+  /** Current versions, deleted rules among them, by name. */
+  list(): Promise<RuleRecord[]>;
+  /** Every version that ever was current, newest first. */
+  versions(name: string): Promise<RuleRecord[]>;
+
+  /** How its runs stand; null: nothing ever happened. */
+  state(name: string): Promise<RuleState | null>;
+  states(): Promise<RuleState[]>;
+  /** One conditional write over `version - 1`; 1 is the first. */
+  commitState(state: RuleState): Promise<CommitResult>;
+
+  credentials(name: string): Promise<RuleCredential[]>;
+  addCredential(credential: RuleCredential): Promise<void>;
+  removeCredential(name: string, id: string): Promise<boolean>;
+}
+
+/** What was heard before. A claim that is past its time is as none. */
+export interface DedupStore {
+  /** True for the first who claims this key; it is held until `untilMs` (Unix time). */
+  first(key: string, untilMs: number): Promise<boolean>;
+  /** Holds a key until `untilMs`, whoever claimed it. */
+  keep(key: string, untilMs: number): Promise<void>;
+  /** Lets it go: what it stood for did not happen. */
+  forget(key: string): Promise<void>;
 }
 
 export interface HostRecord {

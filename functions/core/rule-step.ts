@@ -1,0 +1,174 @@
+/**
+ * One look at a rule's open run and at the hosts that wait to be brought home: what has ended, what may start, what is over. Ids and deadlines are in the
+ * state before anything is asked for, so asking again after a crash asks for the same evacuation (I6).
+ */
+import type { EvacuationStatus } from "./evacuation-state.ts";
+import { durationMs, type Rule, type RuleHost } from "./rule.ts";
+import { closed } from "./rule-run.ts";
+import { type RuleRecord, type RuleState, type RunHost, restoresMax, startsMax } from "./rule-state.ts";
+import { excludedBy, fits } from "./schedule.ts";
+
+/** What was heard of the world. What was not asked about is absent, and nothing follows from it. */
+export interface StepFacts {
+  nowMs: number;
+  hosts: readonly RuleHost[];
+  /** Of evacuations and restores by id; null: there is none of that id. */
+  statuses: ReadonlyMap<string, EvacuationStatus | null>;
+  /** How long emptying a host takes, by its id; null: it cannot be planned now. */
+  estimates: ReadonlyMap<string, number | null>;
+  /** Fresh ids of evacuations. */
+  newId: () => string;
+}
+
+export type RuleEffect =
+  | { kind: "evacuate"; id: string; host: RunHost["host"]; deadlineAt: string | null; trigger: string }
+  | { kind: "restore"; id: string; host: RunHost["host"] };
+
+const iso = (ms: number): string => new Date(ms).toISOString();
+const hasEnded = (status: EvacuationStatus): boolean => status !== "running" && status !== "ending";
+
+/** The hosts that could start now, in their order: places are free, the host answers, the day is not excluded. */
+export function startable(state: RuleState, record: RuleRecord, facts: Pick<StepFacts, "nowMs" | "hosts">): RunHost[] {
+  const { when, how } = record.rule;
+  if (state.run === null || record.paused || record.deleted) return [];
+  const running = state.run.hosts.filter((entry) => entry.state === "started").length;
+  if (running >= how.hostsAtOnce) return [];
+  if (when.kind === "schedule" && excludedBy(when, facts.nowMs) !== null)
+    return state.run.hosts.filter((entry) => entry.state === "waiting" && !entry.windowed && answers(entry, facts));
+  return state.run.hosts.filter((entry) => entry.state === "waiting" && answers(entry, facts));
+}
+const answers = (entry: RunHost, { hosts }: Pick<StepFacts, "hosts">): boolean =>
+  hosts.some(({ id, connected }) => id === entry.host.id && connected);
+
+/** The state after this look, and what to ask for once it is stored. */
+export function stepRule(
+  before: RuleState,
+  record: RuleRecord,
+  facts: StepFacts,
+): { state: RuleState; effects: RuleEffect[] } {
+  const effects: RuleEffect[] = [];
+  let state = record.deleted ? withdrawn(before, facts.nowMs) : before;
+  state = withEnds(state, record.rule, facts);
+  // Before anything is started: at the window's end nothing is.
+  state = closed(state, facts.nowMs);
+  state = withStarts(state, record, facts);
+  state = withRestores(state, facts);
+  state = closed(state, facts.nowMs);
+  for (const entry of state.run?.hosts ?? []) {
+    const { evacuationId: id, host, deadlineAt, causes } = entry;
+    if (entry.state !== "started" || id === null) continue;
+    const begun = !before.run?.hosts.some((was) => was.evacuationId === id);
+    if (begun || facts.statuses.get(id) === null)
+      effects.push({ kind: "evacuate", id, host, deadlineAt, trigger: causes[0] ?? state.run?.event.dedupkey ?? "" });
+  }
+  for (const { restoreId: id, host } of state.restores) {
+    if (id === null) continue;
+    const begun = !before.restores.some((was) => was.restoreId === id);
+    if (begun || facts.statuses.get(id) === null) effects.push({ kind: "restore", id, host });
+  }
+  return { state, effects };
+}
+
+/** A rule that is gone starts nothing and brings nothing home; what runs goes on. */
+function withdrawn(state: RuleState, nowMs: number): RuleState {
+  if (state.run === null) return { ...state, restores: [] };
+  const hosts = state.run.hosts.map(
+    (entry): RunHost =>
+      entry.state === "waiting" || entry.state === "awaitingApproval"
+        ? { ...entry, state: "cancelled", at: iso(nowMs), reason: "the rule was deleted" }
+        : entry,
+  );
+  return { ...state, run: { ...state.run, hosts }, restores: [] };
+}
+
+function withEnds(state: RuleState, rule: Rule, facts: StepFacts): RuleState {
+  if (state.run === null) return state;
+  const restores = [...state.restores];
+  const hosts = state.run.hosts.map((entry): RunHost => {
+    const status = entry.evacuationId === null ? undefined : facts.statuses.get(entry.evacuationId);
+    if (entry.state !== "started" || status === undefined || status === null || !hasEnded(status)) return entry;
+    if (rule.after.restore === "whenBack" && entry.evacuationId !== null) {
+      // A newer evacuation of a host stands for the one before it: it is restored once.
+      const older = restores.findIndex(({ host }) => host.id === entry.host.id);
+      if (older >= 0) restores.splice(older, 1);
+      restores.push({
+        host: entry.host,
+        evacuationId: entry.evacuationId,
+        restoreId: null,
+        away: false,
+        since: iso(facts.nowMs),
+      });
+    }
+    return { ...entry, state: "ended", at: iso(facts.nowMs), reason: entry.reason ?? `the evacuation is ${status}` };
+  });
+  return { ...state, run: { ...state.run, hosts }, restores: restores.slice(-restoresMax) };
+}
+
+function withStarts(state: RuleState, record: RuleRecord, facts: StepFacts): RuleState {
+  const { run } = state;
+  if (run === null) return state;
+  const candidates = new Set(startable(state, record, facts));
+  let free = record.rule.how.hostsAtOnce - run.hosts.filter((entry) => entry.state === "started").length;
+  const starts: Record<string, string> = { ...state.starts };
+  const hosts = run.hosts.map((entry): RunHost => {
+    if (entry.state === "waiting" && !answers(entry, facts)) return { ...entry, reason: "the host does not answer" };
+    if (free <= 0 || !candidates.has(entry)) return entry;
+    const closesMs = Date.parse(entry.closesAt);
+    if (entry.windowed) {
+      const estimateMs = facts.estimates.get(entry.host.id);
+      if (estimateMs === undefined) return entry;
+      if (estimateMs === null) return { ...entry, reason: "there is no estimate of how long it takes" };
+      if (!fits({ opensMs: 0, closesMs }, facts.nowMs, estimateMs))
+        return {
+          ...entry,
+          state: "skipped",
+          at: iso(facts.nowMs),
+          reason: `it is estimated to take ${Math.ceil(estimateMs / 60_000)} min and the window closes at ${entry.closesAt}`,
+        };
+    }
+    free -= 1;
+    starts[entry.host.id] = iso(facts.nowMs);
+    return {
+      ...entry,
+      state: "started",
+      at: iso(facts.nowMs),
+      reason: null,
+      evacuationId: facts.newId(),
+      deadlineAt: deadlineOf(record.rule, entry, facts.nowMs),
+    };
+  });
+  return { ...state, run: { ...run, hosts }, starts: recent(starts) };
+}
+
+/** The earlier of the rule's deadline and the window's end: from then on no migration is started, and those that run are finished. */
+function deadlineOf(rule: Rule, entry: RunHost, nowMs: number): string | null {
+  const ends = [
+    ...(rule.how.deadline === undefined ? [] : [nowMs + durationMs(rule.how.deadline)]),
+    ...(entry.windowed ? [Date.parse(entry.closesAt)] : []),
+  ];
+  return ends.length === 0 ? null : iso(Math.min(...ends));
+}
+
+/** The newest starts, within the bound. */
+const recent = (starts: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(starts)
+      .sort(([, one], [, other]) => (one < other ? 1 : -1))
+      .slice(0, startsMax),
+  );
+
+/** A host is back when it answers again after a silence, or when a person has opened it to domains. */
+function withRestores(state: RuleState, facts: StepFacts): RuleState {
+  const restores = state.restores.flatMap((entry) => {
+    if (entry.restoreId !== null) {
+      const status = facts.statuses.get(entry.restoreId);
+      return status !== undefined && status !== null && hasEnded(status) ? [] : [entry];
+    }
+    const host = facts.hosts.find(({ id }) => id === entry.host.id);
+    // A host that was removed has no home to come back to.
+    if (host === undefined) return [];
+    if (!host.connected) return [{ ...entry, away: true }];
+    return entry.away || !host.cordoned ? [{ ...entry, restoreId: facts.newId() }] : [entry];
+  });
+  return { ...state, restores };
+}
