@@ -86,6 +86,7 @@ function only(wanted: ReadonlyMap<string, unknown>, plan: Plan): Plan {
     moves: plan.moves.filter(ours),
     blocked: plan.blocked.filter(ours),
     home: plan.home.filter(ours),
+    homeBlocked: plan.homeBlocked.filter(ours),
   };
 }
 

@@ -1,0 +1,562 @@
+/** The rules of an evacuation, one by one. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { evacuate } from "#core/evacuation";
+import { jsonBytes } from "#core/evacuation-draft";
+import type { EvacuationEvent } from "#core/evacuation-event";
+import { decidedAtMs, evacuationMigrationId } from "#core/evacuation-id";
+import { backoffMs, backoffMsMax, massSilence, patienceMs } from "#core/evacuation-limits";
+import { evacuationPolicyDefault, evacuationStateSchema, evacuationTimelineMax } from "#core/evacuation-state";
+import { migrationIdSchema } from "#protocol/command";
+import type { FaultBody } from "#protocol/fault";
+import {
+  after,
+  block,
+  born,
+  domainAt,
+  ends,
+  evacuationId,
+  fault,
+  hostId,
+  input,
+  kindsOf,
+  look,
+  move,
+  play,
+  seen,
+  started,
+  startMs,
+  uuid,
+} from "./evacuation-scene.ts";
+
+const policy = evacuationPolicyDefault;
+const minute = 60_000;
+const cancel = (ms: number): EvacuationEvent => ({ type: "cancelRequested", at: after(ms), by: "token t1" });
+const tick = (ms: number): EvacuationEvent => ({ type: "ticked", at: after(ms) });
+
+describe("the way through", () => {
+  test("cordons first, starts, learns, ends completed and frees the host, which stays cordoned", () => {
+    const first = play(born(2), () => look(0, [move(0, 1), move(1, 2)], { hosts: seen(4, {}, []) }));
+    assert.deepEqual(kindsOf(first.effects), ["cordon", "startMigration", "startMigration"]);
+    assert.equal(first.state.cordoned, true);
+    assert.deepEqual(started(first.effects), ["vm0>1", "vm1>2"]);
+    const done = play(
+      first.state,
+      (state) => ends(state, 0, 1_000, "completed"),
+      (state) => ends(state, 1, 2_000, "completed"),
+    );
+    assert.equal(done.state.status, "completed");
+    assert.equal(done.state.endedAt, after(2_000));
+    assert.deepEqual(kindsOf(done.effects), ["release"]);
+    assert.equal(done.state.cordoned, true);
+    assert.deepEqual(
+      done.state.domains.map(({ state }) => state),
+      ["moved", "moved"],
+    );
+  });
+
+  test("a host that is cordoned already is somebody else's to open", () => {
+    const { state, effects } = play(
+      born(1),
+      () => look(0, []),
+      () => cancel(1_000),
+    );
+    assert.equal(state.cordoned, false);
+    assert.deepEqual(kindsOf(effects), ["release"]);
+  });
+
+  test("a host that is seen open while it is evacuated is closed again", () => {
+    const { effects } = play(
+      born(1),
+      () => look(0, [move(0, 1)], { hosts: seen(4, {}, []) }),
+      () => look(minute, [], { hosts: seen(4, {}, []) }),
+    );
+    assert.deepEqual(kindsOf(effects), ["cordon", "startMigration", "cordon"]);
+  });
+
+  test("an empty host is closed and done at the first look, not before", () => {
+    const waiting = evacuate(born(0), tick(1_000));
+    assert.equal(waiting.state.status, "running");
+    const { state, effects } = play(born(0), () => look(0, [], { hosts: seen(2, {}, []) }));
+    assert.equal(state.status, "completed");
+    assert.deepEqual(kindsOf(effects), ["cordon", "release"]);
+  });
+
+  test("an event that changes nothing returns the very state", () => {
+    const { state } = play(born(2), () => look(0, [move(0, 1)]));
+    const nothing: EvacuationEvent[] = [
+      tick(1_000),
+      {
+        type: "migrationStarted",
+        at: after(1),
+        domainUuid: uuid(0),
+        migrationId: domainAt(state, 0).migrationId ?? "",
+      },
+      { type: "domainGone", at: after(1), domainUuid: uuid(9) },
+      { type: "domainGone", at: after(1), domainUuid: uuid(0) },
+      { type: "domainElsewhere", at: after(1), domainUuid: uuid(1), hostId: hostId(0) },
+      { ...ends(state, 0, 1, "completed"), migrationId: "m_another" } as EvacuationEvent,
+      ends(state, 1, 1, "completed"),
+      look(1_000, [move(0, 2)]),
+    ];
+    for (const event of nothing) {
+      const next = evacuate(state, event);
+      assert.equal(next.state, state, JSON.stringify(event));
+      assert.deepEqual(next.effects, []);
+    }
+  });
+
+  test("an ended one is final", () => {
+    const { state } = play(
+      born(1),
+      () => look(0, [move(0, 1)]),
+      (now) => ends(now, 0, 1, "completed"),
+    );
+    for (const event of [look(2, [move(0, 2)]), cancel(2), tick(9e9), ends(state, 0, 3, "stranded")])
+      assert.equal(evacuate(state, event).state, state);
+  });
+});
+
+describe("ids of migrations", () => {
+  test("are those of migrations, sort by time, differ by place and try and repeat for the same", () => {
+    const ids = [0, 1, 499].flatMap((place) =>
+      [1, 2, 10].map((attempt) => evacuationMigrationId(evacuationId(7), place, attempt, startMs)),
+    );
+    for (const id of ids) assert.equal(migrationIdSchema.safeParse(id).success, true, id);
+    assert.equal(new Set(ids).size, ids.length);
+    assert.equal(decidedAtMs(ids[0] ?? ""), startMs);
+    const [one, other] = [1, 2].map(() => evacuate(born(1), look(5, [move(0, 1)])));
+    assert.deepEqual(one, other);
+    assert.ok(
+      evacuationMigrationId(evacuationId(7), 9, 9, startMs) < evacuationMigrationId(evacuationId(7), 0, 1, startMs + 1),
+    );
+  });
+});
+
+describe("limits", () => {
+  const running = (migrationId: string, source: number, destination: number) => ({
+    migrationId,
+    domainUuid: uuid(90 + source * 10 + destination),
+    sourceId: hostId(source),
+    destinationId: hostId(destination),
+  });
+  const moves = [move(0, 1), move(1, 1), move(2, 2), move(3, 3)];
+
+  test("out of the host", () => {
+    const made = play(born(4), () => look(0, moves));
+    assert.deepEqual(started(made.effects), ["vm0>1", "vm1>1"]);
+    const one = play(born(4), () => look(0, moves, { running: [running("m_p", 0, 3)] }));
+    assert.deepEqual(started(one.effects), ["vm0>1"]);
+  });
+
+  test("into a host, others' counted; who has no slot holds nobody", () => {
+    const state = born(4, { policy: { ...policy, outMax: 10, inMax: 1 } });
+    assert.deepEqual(started(play(state, () => look(0, moves)).effects), ["vm0>1", "vm2>2", "vm3>3"]);
+    const others = { running: [running("m_p", 5, 1), running("m_q", 5, 2)] };
+    assert.deepEqual(started(play(state, () => look(0, moves, others)).effects), ["vm3>3"]);
+  });
+
+  test("of the fleet, and one's own are counted once", () => {
+    const state = born(4, { policy: { ...policy, outMax: 10, inMax: 10, fleetMax: 3 } });
+    const first = play(state, () => look(0, moves.slice(0, 2)));
+    const own = first.state.domains.flatMap(({ domain, migrationId, destinationId }) =>
+      migrationId === null || destinationId === null
+        ? []
+        : [{ migrationId, domainUuid: domain.uuid, sourceId: hostId(0), destinationId }],
+    );
+    assert.equal(own.length, 2);
+    assert.deepEqual(started(play(first.state, () => look(1, moves, { running: own })).effects), ["vm2>2"]);
+    assert.deepEqual(started(play(first.state, () => look(1, moves, { running: [running("m_p", 7, 8)] })).effects), []);
+  });
+
+  test("a domain that somebody else is moving is left to them", () => {
+    const busy = { ...running("m_p", 0, 1), domainUuid: uuid(0) };
+    const { state, effects } = play(born(1), () =>
+      look(0, [move(0, 2)], { running: [busy], blocked: [block(0, "domain.busy")] }),
+    );
+    assert.deepEqual(started(effects), []);
+    assert.equal(domainAt(state, 0).state, "waiting");
+    assert.equal(domainAt(state, 0).attempts, 0);
+  });
+
+  test("a plan that names a domain twice, another source or a host that is not meant moves it once or not at all", () => {
+    const twice = play(born(1), () => look(0, [move(0, 1), move(0, 2)]));
+    assert.deepEqual(started(twice.effects), ["vm0>1"]);
+    const wrong = [move(0, 0), move(0, 1, { fromId: hostId(2) }), move(7, 1), move(0, 9)];
+    assert.deepEqual(started(play(born(1), () => look(0, wrong)).effects), []);
+    const only = born(1, { policy: { ...policy, to: [hostId(2)] } });
+    assert.deepEqual(started(play(only, () => look(0, [move(0, 1)])).effects), []);
+  });
+});
+
+describe("failures", () => {
+  test("another try waits for its pause, avoids the destination, and the last one is stated", () => {
+    const first = play(
+      born(1),
+      () => look(0, [move(0, 1)]),
+      (state) => ends(state, 0, 1_000, "rolledBack"),
+    );
+    const failed = domainAt(first.state, 0);
+    assert.equal(failed.state, "waiting");
+    assert.deepEqual(failed.triedIds, [hostId(1)]);
+    assert.equal(failed.notBefore, after(1_000 + backoffMs(1, uuid(0))));
+    assert.equal(failed.reason?.code, "perform.failed");
+    assert.deepEqual(started(play(first.state, () => look(1_001, [move(0, 2)])).effects), []);
+    const second = play(
+      first.state,
+      () => look(minute, [move(0, 2)]),
+      (state) => ends(state, 0, 2 * minute, "completed"),
+    );
+    assert.equal(second.state.status, "completed");
+    assert.equal(second.state.failuresInRow, 0);
+    assert.notEqual(domainAt(second.state, 0).migrationId, failed.migrationId);
+    const lasting = born(1, { policy: { ...policy, breakerFailures: 9 } });
+    const last = play(
+      lasting,
+      () => look(0, [move(0, 1)]),
+      (state) => ends(state, 0, 1_000, "rolledBack"),
+      () => look(20 * minute, [move(0, 2)]),
+      (state) => ends(state, 0, 21 * minute, "rolledBack"),
+      () => look(40 * minute, [move(0, 3)]),
+      (state) => ends(state, 0, 41 * minute, "rolledBack", "prepare.failed"),
+    );
+    assert.equal(last.state.status, "failed");
+    assert.equal(domainAt(last.state, 0).reason?.code, "prepare.failed");
+    assert.equal(domainAt(last.state, 0).attempts, 3);
+  });
+
+  test("the pause doubles, is bounded, and differs from domain to domain without any chance in it", () => {
+    const low = "00000000-0000-4000-8000-000000000000";
+    const high = "ffffffff-0000-4000-8000-000000000000";
+    assert.equal(backoffMs(1, low), 30_000);
+    assert.equal(backoffMs(2, low), 60_000);
+    assert.ok(backoffMs(1, high) > 37_000 && backoffMs(1, high) <= 37_500);
+    assert.ok(backoffMs(10, high) <= backoffMsMax * 1.25);
+  });
+
+  test("a refusal that is no destination's fault is tried again there; one of the domain's own is not tried again", () => {
+    const moving = play(born(2), () => look(0, [move(0, 1), move(1, 1)])).state;
+    const refused = (index: number, code: FaultBody["code"]): EvacuationEvent => ({
+      type: "migrationRefused",
+      at: after(10),
+      domainUuid: uuid(index),
+      migrationId: domainAt(moving, index).migrationId ?? "",
+      fault: fault(code),
+    });
+    const { state } = play(
+      moving,
+      () => refused(0, "domain.busy"),
+      () => refused(1, "domain.hostdev"),
+    );
+    assert.equal(domainAt(state, 0).state, "waiting");
+    assert.deepEqual(domainAt(state, 0).triedIds, []);
+    assert.equal(domainAt(state, 1).state, "stays");
+    assert.equal(domainAt(state, 1).reason?.code, "domain.hostdev");
+    assert.equal(state.failuresInRow, 0);
+  });
+
+  test("what a person cancels stays; what strands is stated, and taken as moved when it arrives after all", () => {
+    const moving = play(born(3), () => look(0, [move(0, 1), move(1, 2)])).state;
+    const { state } = play(
+      moving,
+      (now) => ends(now, 0, 1, "cancelled", "migration.cancelled"),
+      (now) => ends(now, 1, 2, "stranded", "host.offline"),
+    );
+    assert.equal(domainAt(state, 0).state, "stays");
+    assert.equal(domainAt(state, 1).state, "failed");
+    assert.deepEqual(started(play(state, () => look(minute, [move(0, 1), move(1, 1)])).effects), []);
+    assert.equal(domainAt(play(state, (now) => ends(now, 1, 3, "completed")).state, 1).state, "moved");
+  });
+
+  test("the breaker: failures in a row stop it, a success resets the count, and the reason is stated", () => {
+    const wide = born(5, { policy: { ...policy, outMax: 5, inMax: 5, breakerFailures: 2 } });
+    const all = [0, 1, 2, 3].map((index) => move(index, 1));
+    const reset = play(
+      wide,
+      () => look(0, all),
+      (state) => ends(state, 0, 1, "rolledBack"),
+      (state) => ends(state, 1, 2, "completed"),
+      (state) => ends(state, 2, 3, "rolledBack"),
+    );
+    assert.equal(reset.state.status, "running");
+    const tripped = play(
+      wide,
+      () => look(0, all),
+      (state) => ends(state, 0, 1, "rolledBack"),
+      (state) => ends(state, 2, 3, "stranded"),
+    );
+    assert.equal(tripped.state.status, "ending");
+    assert.match(tripped.state.stopped?.cause ?? "", /^2 migrations in a row/);
+    assert.deepEqual(play(tripped.state, () => look(4 * minute, [move(4, 2)])).effects, []);
+    const ended = play(
+      tripped.state,
+      (state) => ends(state, 1, 9, "completed"),
+      (state) => ends(state, 3, 10, "completed"),
+    );
+    assert.equal(ended.state.status, "partial");
+    assert.deepEqual(
+      ended.state.domains.map(({ state }) => state),
+      ["failed", "moved", "failed", "moved", "failed"],
+    );
+    for (const each of ended.state.domains)
+      if (each.state === "failed") assert.ok((each.reason?.cause ?? "").length > 10);
+  });
+});
+
+describe("blockers", () => {
+  test("one unmovable domain is stated and holds no other; it goes when the blocker is gone", () => {
+    const first = play(born(2), () => look(0, [move(0, 1)], { blocked: [block(1, "domain.hostdev")] }));
+    assert.equal(domainAt(first.state, 1).state, "stays");
+    assert.equal(domainAt(first.state, 1).reason?.code, "domain.hostdev");
+    assert.deepEqual(started(first.effects), ["vm0>1"]);
+    const partial = play(first.state, (state) => ends(state, 0, 1, "completed"));
+    assert.equal(partial.state.status, "partial");
+    const ejected = play(first.state, () => look(minute, [move(1, 2)]));
+    assert.deepEqual(started(ejected.effects), ["vm1>2"]);
+  });
+
+  test("nothing but unmovable ones is partial; a blocker that may pass is waited for with patience", () => {
+    assert.equal(play(born(1), () => look(0, [], { blocked: [block(0, "placement.pinned")] })).state.status, "partial");
+    const full = { blocked: [block(0, "placement.noRoom")] };
+    const waits = play(
+      born(1),
+      () => look(0, [], full),
+      () => look(minute, [], full),
+    );
+    assert.equal(waits.state.status, "running");
+    assert.equal(domainAt(waits.state, 0).waitsSince, after(0));
+    assert.equal(waits.state.version, 2);
+    assert.deepEqual(started(play(waits.state, () => look(2 * minute, [move(0, 1)])).effects), ["vm0>1"]);
+    const stays = play(waits.state, () => look(patienceMs, [], full));
+    assert.equal(stays.state.status, "partial");
+    assert.equal(domainAt(stays.state, 0).state, "stays");
+    assert.equal(domainAt(stays.state, 0).reason?.code, "placement.noRoom");
+    assert.equal(domainAt(stays.state, 0).waitsSince, undefined);
+  });
+
+  test("what others did is a result: gone or elsewhere is done, and never fought", () => {
+    const gone: EvacuationEvent = { type: "domainGone", at: after(1), domainUuid: uuid(0) };
+    const away: EvacuationEvent = { type: "domainElsewhere", at: after(1), domainUuid: uuid(1), hostId: hostId(3) };
+    const { state } = play(
+      born(3),
+      () => gone,
+      () => away,
+    );
+    assert.equal(state.status, "running");
+    assert.match(domainAt(state, 1).reason?.cause ?? "", /Somebody else moved it/);
+    const next = play(state, () => look(2, [move(0, 1), move(1, 1), move(2, 1)]));
+    assert.deepEqual(started(next.effects), ["vm2>1"]);
+    assert.equal(play(next.state, (now) => ends(now, 2, 3, "completed")).state.status, "completed");
+  });
+});
+
+describe("the deadline", () => {
+  const short = { deadlineMs: 30 * minute };
+
+  test("nothing is started whose estimate does not fit; what fits goes", () => {
+    const moves = [move(0, 1, { endMs: 31 * minute }), move(1, 1, { startMs: 20 * minute, endMs: 49 * minute })];
+    const { state, effects } = play(born(2, short), () => look(0, moves));
+    assert.deepEqual(started(effects), ["vm1>1"]);
+    assert.equal(domainAt(state, 0).reason?.code, "step.overdue");
+    const ended = play(
+      state,
+      (now) => ends(now, 1, minute, "completed"),
+      () => look(2 * minute, moves),
+    );
+    assert.equal(ended.state.status, "partial");
+    assert.equal(domainAt(ended.state, 0).state, "failed");
+    assert.equal(ended.state.stopped?.code, "step.overdue");
+  });
+
+  test("after it nothing starts, what runs may end, and a look that comes late is no exception", () => {
+    const { state } = play(
+      born(2, short),
+      () => look(0, [move(0, 1)]),
+      () => tick(30 * minute),
+    );
+    assert.equal(state.status, "ending");
+    const done = play(state, (now) => ends(now, 0, 50 * minute, "completed"));
+    assert.equal(done.state.status, "partial");
+    const late = play(born(1, short), () => look(31 * minute, [move(0, 1)]));
+    assert.deepEqual(kindsOf(late.effects), ["release"]);
+    assert.equal(late.state.status, "failed");
+  });
+
+  test("there always is one", () => {
+    assert.equal(born(1, { deadlineMs: null }).deadlineAt, after(24 * 60 * minute));
+    assert.equal(born(1, { deadlineMs: 1e12 }).deadlineAt, after(7 * 24 * 60 * minute));
+  });
+});
+
+describe("silence", () => {
+  test("a silent source or destination neither sends nor receives, and a host that is not known neither", () => {
+    const one = (hosts: ReturnType<typeof seen>) =>
+      started(play(born(1), () => look(0, [move(0, 1)], { hosts })).effects);
+    assert.deepEqual(one(seen(9, { 0: startMs - 1 })), []);
+    assert.deepEqual(one(seen(9, { 1: startMs - 1 })), []);
+    assert.deepEqual(one(seen(1)), []);
+    assert.deepEqual(one(seen(9, { 2: startMs - 1 })), ["vm0>1"]);
+  });
+
+  test("the brake holds everything when too many went silent at once, says so once, and lifts by itself", () => {
+    const silent = { 2: startMs - 10_000, 3: startMs - 50_000 };
+    const held = play(born(2), () =>
+      look(0, [move(0, 1)], { hosts: seen(4, silent), blocked: [block(1, "domain.hostdev")] }),
+    );
+    assert.deepEqual(held.effects, []);
+    assert.match(held.state.held?.cause ?? "", /^2 of 4 hosts/);
+    assert.equal(domainAt(held.state, 1).state, "waiting");
+    assert.equal(evacuate(held.state, look(1, [move(0, 1)], { hosts: seen(4, silent) })).state, held.state);
+    const back = play(held.state, () => look(minute, [move(0, 1)], { hosts: seen(4, { 2: startMs - 10_000 }) }));
+    assert.deepEqual(started(back.effects), ["vm0>1"]);
+    assert.equal(back.state.held, null);
+    const lasting = play(held.state, () => look(11 * minute, [move(0, 1)], { hosts: seen(4, silent) }));
+    assert.deepEqual(started(lasting.effects), ["vm0>1"]);
+  });
+
+  test("who counts as a mass", () => {
+    assert.equal(massSilence(seen(3, { 1: startMs }), startMs), null);
+    assert.deepEqual(massSilence(seen(3, { 1: startMs, 2: startMs - minute }), startMs), { silent: 2, of: 3 });
+    assert.equal(massSilence(seen(3, { 1: startMs, 2: startMs - minute - 1 }), startMs), null);
+    assert.equal(massSilence(seen(8, { 1: startMs, 2: startMs }), startMs), null);
+    assert.deepEqual(massSilence(seen(8, { 1: startMs, 2: startMs, 3: startMs - 5 }), startMs), { silent: 3, of: 8 });
+  });
+
+  test("the deadline comes even while it is held", () => {
+    const silent = { 2: startMs + 119 * minute, 3: startMs + 119 * minute };
+    const { state } = play(
+      born(1),
+      () => look(119 * minute, [move(0, 1)], { hosts: seen(4, silent) }),
+      () => tick(120 * minute),
+    );
+    assert.equal(state.status, "failed");
+    assert.equal(state.held, null);
+  });
+});
+
+describe("cancel and lost effects", () => {
+  test("cancel starts nothing more and lets running ones end", () => {
+    const { state } = play(
+      born(2),
+      () => look(0, [move(0, 1)]),
+      () => cancel(1),
+    );
+    assert.equal(state.status, "ending");
+    assert.equal(evacuate(state, cancel(2)).state, state);
+    const done = play(
+      state,
+      () => look(3, [move(1, 1)]),
+      (now) => ends(now, 0, 4, "completed"),
+    );
+    assert.equal(done.state.status, "cancelled");
+    assert.deepEqual(kindsOf(done.effects), ["release"]);
+    assert.equal(done.state.cordoned, false);
+    assert.equal(domainAt(done.state, 1).reason?.code, "migration.cancelled");
+  });
+
+  test("cancelled before anything moved opens what it closed; after that it stays closed", () => {
+    const open = { hosts: seen(4, {}, []) };
+    const early = play(
+      born(1),
+      () => look(0, [], open),
+      () => cancel(1),
+    );
+    assert.deepEqual(kindsOf(early.effects), ["cordon", "uncordon", "release"]);
+    const late = play(
+      born(2),
+      () => look(0, [move(0, 1)], open),
+      () => cancel(1),
+      (now) => ends(now, 0, 2, "completed"),
+    );
+    assert.deepEqual(kindsOf(late.effects), ["cordon", "startMigration", "release"]);
+    assert.equal(late.state.cordoned, true);
+  });
+
+  test("a start that was lost is decided anew, and none of the tries", () => {
+    const moving = play(born(1), () => look(0, [move(0, 1)])).state;
+    const lost = (ms: number): EvacuationEvent => ({
+      type: "migrationMissing",
+      at: after(ms),
+      domainUuid: uuid(0),
+      migrationId: domainAt(moving, 0).migrationId ?? "",
+    });
+    assert.equal(evacuate(moving, lost(59_000)).state, moving);
+    const found = play(moving, () => lost(minute));
+    assert.equal(domainAt(found.state, 0).state, "waiting");
+    assert.equal(domainAt(found.state, 0).attempts, 0);
+    const again = play(found.state, () => look(minute + 1, [move(0, 1)]));
+    assert.deepEqual(started(again.effects), ["vm0>1"]);
+    assert.notEqual(domainAt(again.state, 0).migrationId, domainAt(moving, 0).migrationId);
+    assert.equal(
+      play(
+        moving,
+        () => cancel(1),
+        () => lost(minute),
+      ).state.status,
+      "cancelled",
+    );
+  });
+});
+
+describe("sizes", () => {
+  test("500 domains that all fail for long reasons and a full story are one item, and the story keeps its ends", () => {
+    const long = "x".repeat(2_000);
+    const name = (index: number) => `${"virtual-machine-with-a-long-name-".padEnd(50, "-")}${index}`;
+    const wide = {
+      ...policy,
+      outMax: 50,
+      inMax: 50,
+      fleetMax: 500,
+      attemptsMax: 3,
+      breakerFailures: 100,
+      to: Array.from({ length: 200 }, (_, i) => hostId(i)),
+    };
+    const fresh = input(500, { policy: wide, deadlineMs: 7 * 24 * 60 * minute });
+    const named = {
+      ...fresh,
+      domains: fresh.domains.map((each, index) => ({ ...each, domain: { ...each.domain, name: name(index) } })),
+    };
+    let state = born(500, { policy: wide });
+    state = {
+      ...state,
+      domains: state.domains.map((each, index) => ({ ...each, domain: named.domains[index]?.domain ?? each.domain })),
+    };
+    const text = (code: FaultBody["code"]): FaultBody => ({ code, cause: `"${long}"`, action: long, retry: "safe" });
+    for (let round = 0; round < 3; round += 1)
+      for (let from = 0; from < 500; from += 50) {
+        const ms = (round * 1_000 + from) * minute * 0.5;
+        const moves = Array.from({ length: 50 }, (_, index) => move(from + index, 1 + ((round + index) % 150)));
+        state = evacuate({ ...state, failuresInRow: 0, deadlineAt: null }, look(ms, moves, { hosts: seen(200) })).state;
+        for (const each of state.domains)
+          if (each.state === "moving")
+            state = evacuate(
+              { ...state, failuresInRow: 0 },
+              {
+                type: "migrationEnded",
+                at: after(ms + 1_000),
+                domainUuid: each.domain.uuid,
+                migrationId: each.migrationId ?? "",
+                status: "rolledBack",
+                fault: text("destination.secretMissing"),
+              },
+            ).state;
+      }
+    assert.equal(state.status, "failed");
+    assert.equal(state.timeline.length, evacuationTimelineMax);
+    assert.equal(state.timeline[0]?.note, "asked for by token t1");
+    assert.ok(
+      state.domains.every(
+        ({ state: now, attempts, reason }) => now === "failed" && attempts === 3 && (reason?.cause.length ?? 0) > 20,
+      ),
+    );
+    const bytes = new TextEncoder().encode(JSON.stringify(state)).byteLength;
+    assert.ok(bytes < 400 * 1024, `${bytes} bytes`);
+    assert.ok(bytes > 300 * 1024, `${bytes} bytes: the case is no worst case any more`);
+    assert.equal(evacuationStateSchema.safeParse(JSON.parse(JSON.stringify(state))).success, true);
+  });
+
+  test("texts are measured as the item holds them", () => {
+    for (const text of ["plain", "ü€😀", 'a"b\\c', "\u0001\n", "\ud800"])
+      assert.ok(jsonBytes(text) >= new TextEncoder().encode(JSON.stringify(text)).byteLength - 2, text);
+  });
+});
