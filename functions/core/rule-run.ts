@@ -87,7 +87,7 @@ export function ruleRun(
   if (named.length === 0) return nobody("no host matches", nowMs + lookAgainMs);
   const decision: RunDecision = { hosts: [], refusals: [], approval };
   for (const host of named) {
-    const cause = refusalOf(rule, host, state, nowMs, byPerson);
+    const cause = refusalOf(rule, event, host, state, nowMs);
     if (cause !== null) decision.refusals.push({ host: host.name, ...cause });
     else if (decision.hosts.length + activeHosts(state).length >= runHostsMax)
       decision.refusals.push({
@@ -106,21 +106,22 @@ const activeHosts = (state: RuleState): RunHost[] => state.run?.hosts.filter(isA
 
 function refusalOf(
   rule: Rule,
+  event: TriggerEvent,
   host: RuleHost,
   state: RuleState,
   nowMs: number,
-  byPerson: boolean,
 ): Omit<Refusal, "host"> | null {
   // One more cause of what is under way already is no new start, so no cool-down holds it off.
   if (activeHosts(state).some((active) => active.host.id === host.id)) return null;
-  if (!host.connected)
+  // A window is long: a host that comes back inside it has its turn. An alert about a silent host moves nothing.
+  if (!host.connected && event.type !== "dev.vmferry.trigger.schedule")
     return {
       cause: "the host is silent: nothing is moved off a host that does not answer",
       retryAtMs: nowMs + lookAgainMs,
     };
   const startedAt = state.starts[host.id];
   const coolUntilMs = startedAt === undefined ? 0 : Date.parse(startedAt) + durationMs(rule.how.coolDown);
-  if (!byPerson && nowMs < coolUntilMs)
+  if (event.type !== "dev.vmferry.trigger.person" && nowMs < coolUntilMs)
     return {
       cause: `cool-down: this rule evacuated it at ${startedAt} and leaves it alone until ${iso(coolUntilMs)}`,
       retryAtMs: coolUntilMs,
@@ -194,33 +195,21 @@ function withCause(causes: readonly string[], key: string): string[] {
 }
 
 /**
- * The state after a cause has gone: what nothing else holds and has not started is cancelled; of what runs, `cancel` names the evacuations that shall start
- * nothing more. A source that left something out of its message takes nothing back: what it left out may still hold.
+ * The state after a cause has gone: what nothing else holds and has not started is cancelled; what runs is left without a cause, and the next step lets it
+ * start nothing more. A source that left something out of its message takes nothing back: what it left out may still hold.
  */
-export function resolveCause(
-  state: RuleState,
-  event: TriggerEvent,
-  nowMs: number,
-): { state: RuleState; cancel: { evacuationId: string }[] } {
-  const cancel: { evacuationId: string }[] = [];
-  if (state.run === null || !event.data.whole) return { state, cancel };
+export function resolveCause(state: RuleState, event: TriggerEvent, nowMs: number): RuleState {
+  if (state.run === null || !event.data.whole) return state;
   const hosts = state.run.hosts.map((entry): RunHost => {
     if (!isActive(entry) || !entry.causes.includes(event.dedupkey)) return entry;
     const causes = entry.causes.filter((key) => key !== event.dedupkey);
     if (causes.length > 0) return { ...entry, causes };
-    if (entry.state === "started") {
-      if (entry.evacuationId !== null) cancel.push({ evacuationId: entry.evacuationId });
+    if (entry.state === "started")
       return { ...entry, causes, reason: "its cause was resolved: nothing more is started" };
-    }
-    return {
-      ...entry,
-      causes,
-      state: "cancelled",
-      at: iso(nowMs),
-      reason: "its cause was resolved before it was started",
-    };
+    const reason = "its cause was resolved before it was started";
+    return { ...entry, causes, state: "cancelled", at: iso(nowMs), reason };
   });
-  return { state: closed({ ...state, run: { ...state.run, hosts } }, nowMs), cancel };
+  return closed({ ...state, run: { ...state.run, hosts } }, nowMs);
 }
 
 /** A person's word on what waits for it. Null: nothing does. */

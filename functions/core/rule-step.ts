@@ -22,6 +22,8 @@ export interface StepFacts {
 
 export type RuleEffect =
   | { kind: "evacuate"; id: string; host: RunHost["host"]; deadlineAt: string | null; trigger: string }
+  /** Its cause has gone: it starts nothing more. */
+  | { kind: "cancel"; id: string; host: RunHost["host"] }
   | { kind: "restore"; id: string; host: RunHost["host"] };
 
 const iso = (ms: number): string => new Date(ms).toISOString();
@@ -61,6 +63,9 @@ export function stepRule(
     if (begun || facts.statuses.get(id) === null)
       effects.push({ kind: "evacuate", id, host, deadlineAt, trigger: causes[0] ?? state.run?.event.dedupkey ?? "" });
   }
+  for (const { state: at, evacuationId: id, causes, host } of state.run?.hosts ?? [])
+    if (at === "started" && id !== null && causes.length === 0 && facts.statuses.get(id) === "running")
+      effects.push({ kind: "cancel", id, host });
   for (const { restoreId: id, host } of state.restores) {
     if (id === null) continue;
     const begun = !before.restores.some((was) => was.restoreId === id);
