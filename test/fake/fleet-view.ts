@@ -116,9 +116,9 @@ function someDomain(chance: Chance, shape: FleetShape, index: number, groups: nu
   const size = chance.pick(shape.domainGib);
   const labels: Record<string, string> = {};
   if (chance.is(shape.antiAffinity)) labels["anti-affinity"] = `apart-${chance.between(1, groups)}`;
-  if (chance.is(shape.affinity)) labels["affinity"] = `near-${chance.between(1, groups)}`;
-  if (chance.is(shape.pinned)) labels["pinned"] = "";
-  if (chance.is(shape.priority)) labels["priority"] = String(chance.pick([0, 10, 80, 100]));
+  if (chance.is(shape.affinity)) labels.affinity = `near-${chance.between(1, groups)}`;
+  if (chance.is(shape.pinned)) labels.pinned = "";
+  if (chance.is(shape.priority)) labels.priority = String(chance.pick([0, 10, 80, 100]));
   const random = () => chance.between(0, 0xffff).toString(16).padStart(4, "0");
   return {
     uuid: `${random()}${random()}-${random()}-4${random().slice(1)}-8${random().slice(1)}-${random()}${random()}${random()}`,
