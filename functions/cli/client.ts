@@ -12,7 +12,7 @@ import { exitCodes, exitOf } from "./exit-code.ts";
 const answerMsMax = 180_000;
 
 interface Asked {
-  method?: "GET" | "POST" | "PATCH" | "DELETE";
+  method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   body?: unknown;
   idempotencyKey?: string;
 }

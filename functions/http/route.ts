@@ -7,7 +7,7 @@ import type * as z from "zod/mini";
 import type { FaultCode } from "#protocol/fault";
 import type { Principal } from "./auth.ts";
 
-export type Method = "GET" | "POST" | "PATCH" | "DELETE";
+export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 /** `open`: no token. `token`: API or admin token. `admin`: the admin token. */
 export type Access = "open" | "token" | "admin";
 export type SuccessStatus = 200 | 201 | 202 | 204 | 302;

@@ -1,0 +1,69 @@
+/**
+ * The doors of triggers, open to everybody and of use to nobody who cannot prove himself: a body's size is looked at first, whoever sends it; then the
+ * desk decides over its bytes as they came, and refuses all in the same words.
+ */
+import { triggerBodyBytesMax } from "../core/trigger-event.ts";
+import type { TriggerRequest } from "../trigger-desk.ts";
+import type { AppDeps } from "./deps.ts";
+import { fault } from "./problem.ts";
+import { type Route, route } from "./route.ts";
+import { triggeredSchema } from "./rule-resource.ts";
+import { ruleFace } from "./rules.ts";
+
+/** Reads a body whole, as it came. Throws `request.tooLarge` as soon as it is over the bound. */
+async function bytesOf(request: Request): Promise<Uint8Array> {
+  const tooLarge = () =>
+    fault(
+      "request.tooLarge",
+      `The request body is over the limit of ${triggerBodyBytesMax} bytes.`,
+      "Send less at once.",
+    );
+  if (Number(request.headers.get("content-length") ?? 0) > triggerBodyBytesMax) throw tooLarge();
+  if (request.body === null) return new Uint8Array();
+  const parts: Uint8Array[] = [];
+  let bytes = 0;
+  const reader = request.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return Buffer.concat(parts);
+    bytes += value.byteLength;
+    if (bytes > triggerBodyBytesMax) {
+      await reader.cancel();
+      throw tooLarge();
+    }
+    parts.push(value);
+  }
+}
+
+export function triggerRoutes(deps: AppDeps): Route[] {
+  const door = (kind: TriggerRequest["kind"], path: string, summary: string): Route =>
+    route({
+      method: "POST",
+      path,
+      tag: "triggers",
+      summary,
+      access: "open",
+      reply: { status: 202, description: "What came of it", schema: triggeredSchema },
+      faults: ["request.unauthorised", "request.malformed", "request.tooLarge", "request.notFound"],
+      async handle({ param, context }) {
+        const body = await bytesOf(context.req.raw);
+        const request: TriggerRequest = {
+          kind,
+          rule: param("rule"),
+          header: (name) => context.req.header(name),
+          body,
+        };
+        const { accepted, repeated, ignored } = await ruleFace(deps).desk.take(request);
+        return { status: 202, value: { accepted, repeated, ignored } };
+      },
+    });
+  return [
+    door(
+      "webhook",
+      "/v1/triggers/:rule",
+      "A Standard Webhook: `{type, timestamp, data: {labels, action?, key?}}`, signed",
+    ),
+    door("alertmanager", "/v1/triggers/:rule/alertmanager", "Alertmanager's webhook, version 4, with the rule's token"),
+    door("aws-health", "/v1/triggers/:rule/aws-health", "An AWS Health event from EventBridge, with the rule's token"),
+  ];
+}
