@@ -25,6 +25,13 @@ export interface PreflightWish {
   destinations: readonly HostRecord[];
 }
 
+/** What one isolate remembers; it outlives the wiring of a single object or request. */
+export interface PreflightMemory {
+  sources: Map<string, KeptSource>;
+  pairs: Map<string, Kept>;
+}
+export const preflightMemory = (): PreflightMemory => ({ sources: new Map(), pairs: new Map() });
+
 interface Kept {
   atMs: number;
   findings: readonly Finding[];
@@ -41,11 +48,13 @@ const blocking = ({ code, cause, action }: FaultBody): Finding => ({ severity: "
 
 export class Preflights {
   readonly #ports: Pick<Ports, "clock" | "pace" | "sockets">;
-  readonly #sources = new Map<string, KeptSource>();
-  readonly #pairs = new Map<string, Kept>();
+  readonly #sources: PreflightMemory["sources"];
+  readonly #pairs: PreflightMemory["pairs"];
 
-  constructor(ports: Pick<Ports, "clock" | "pace" | "sockets">) {
+  constructor(ports: Pick<Ports, "clock" | "pace" | "sockets">, memory: PreflightMemory) {
     this.#ports = ports;
+    this.#sources = memory.sources;
+    this.#pairs = memory.pairs;
   }
 
   /** What is known of this move, not older than `preflightAgeMsMax`; null: nothing. `accept`: codes of risks. */

@@ -63,7 +63,14 @@ const contended = (id: string) =>
     retry: "safe",
   });
 
-export function createRunner(ports: Ports, decide: typeof transition = transition): Runner {
+/** Told of each migration that has ended or is stranded, at least once unless this process dies; must not reject. */
+export type OnEnded = (state: MigrationState) => Promise<void>;
+
+export function createRunner(
+  ports: Ports,
+  decide: typeof transition = transition,
+  onEnded: OnEnded = async () => {},
+): Runner {
   const { clock, migrations, sockets, feed, log } = ports;
   const bundles = createBundleRunner(ports);
 
@@ -103,6 +110,7 @@ export function createRunner(ports: Ports, decide: typeof transition = transitio
     await feed.publish(state.id, { type: "changed", version: state.version, state }).catch(() => {
       log.write("debug", "nobody was told of a change; watchers read the store", placeOf(state));
     });
+    if (state.status === "stranded" || effects.some(({ type }) => type === "release")) await onEnded(state);
   }
 
   async function send(state: MigrationState, pending: Pending, payloads: Payloads): Promise<void> {

@@ -9,9 +9,11 @@
 import * as z from "zod/mini";
 import type { AppDeps } from "#functions/http/deps";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
+import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { type LinkStore, type Ports, paceOf } from "../ports.ts";
+import { preflightMemory } from "../preflights.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
-import { createRunner, type Runner } from "../runner.ts";
+import type { Runner } from "../runner.ts";
 import { ApiGatewaySockets } from "../socket/api-gateway.ts";
 import type { ApiGatewayCallbacks } from "../socket/api-gateway-callbacks.ts";
 import { PolledFeed } from "../socket/polled-feed.ts";
@@ -86,6 +88,7 @@ export function awsEnvOf(environment: Environment): AwsEnv {
 export interface AwsWiring {
   ports: Ports;
   runner: Runner;
+  evacuations: EvacuationRunner;
   reconciler: Reconciler;
   links: LinkStore;
   callbacks: ApiGatewayCallbacks;
@@ -164,14 +167,15 @@ function wired(env: AwsEnv): AwsWiring {
       fetch: wholeFetch,
     }),
     sockets,
-    feed: new PolledFeed({ migrations: stores.migrations, sockets, everyMs: feedMs }),
+    feed: new PolledFeed({ ...stores, sockets, everyMs: feedMs }),
     tickets: createTicketSigner(env.TICKET_KEY),
     pace: paceOf(env.HEARTBEAT_MS),
   };
-  const runner = createRunner(ports);
+  const { runner, evacuations } = createRunners(ports, preflightMemory());
   return {
     ports,
     runner,
+    evacuations,
     reconciler: createReconciler(ports),
     links,
     callbacks: sockets.callbacks,
@@ -181,6 +185,7 @@ function wired(env: AwsEnv): AwsWiring {
     deps: {
       ports,
       runner,
+      evacuations,
       adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
       publicUrl: env.PUBLIC_URL,
       storeMetrics: () => counter.text(),

@@ -3,9 +3,11 @@ import { createApp } from "#functions/http/app";
 import { heartbeatMs } from "#protocol/limits";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
+import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { type Ports, paceOf } from "../ports.ts";
+import { preflightMemory } from "../preflights.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
-import { createRunner, type Runner } from "../runner.ts";
+import type { Runner } from "../runner.ts";
 import { DurableSockets } from "../socket/durable-sockets.ts";
 import { DurableFeed, type FeedStub } from "../socket/feed.ts";
 import type { HostSocketStub } from "../socket/host-socket.ts";
@@ -41,6 +43,7 @@ export interface WorkerEnv {
 export interface Wiring {
   ports: Ports;
   runner: Runner;
+  evacuations: EvacuationRunner;
   reconciler: Reconciler;
   app: { fetch(request: Request): Response | Promise<Response> };
   face: ((request: Request) => Promise<Response>) | null;
@@ -48,6 +51,9 @@ export interface Wiring {
 
 /** Of this isolate: the objects and the entry count together. */
 const counter = new RequestCounter();
+
+/** Of this isolate as well: what the timer asked, an object that hears of a migration's end need not ask again. */
+const memory = preflightMemory();
 
 const log = lineLog((line) => console.log(line));
 
@@ -99,10 +105,11 @@ export function wire(env: WorkerEnv): Wiring {
     tickets: createTicketSigner(env.TICKET_KEY ?? ""),
     pace: paceOf(heartbeatMs),
   };
-  const runner = createRunner(ports);
+  const { runner, evacuations } = createRunners(ports, memory);
   const app = createApp({
     ports,
     runner,
+    evacuations,
     adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
     publicUrl: env.PUBLIC_URL,
     storeMetrics: () => counter.text(),
@@ -110,6 +117,7 @@ export function wire(env: WorkerEnv): Wiring {
   const wiring = {
     ports,
     runner,
+    evacuations,
     reconciler: createReconciler(ports),
     face,
     app: { fetch: (request: Request) => app.fetch(request) },

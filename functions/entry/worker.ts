@@ -36,8 +36,9 @@ export default {
   },
 
   async scheduled(_event: unknown, env: WorkerEnv): Promise<void> {
-    const { runner, reconciler } = wire(env);
+    const { runner, evacuations, reconciler } = wire(env);
     await runner.tick();
+    await evacuations.tick();
     await reconciler.tick();
   },
 };

@@ -12,6 +12,7 @@ import { domainRoutes } from "./domains.ts";
 import { doorRoutes } from "./door.ts";
 import { driftRoutes } from "./drift.ts";
 import { enrolmentRoutes } from "./enrolments.ts";
+import { evacuationRoutes } from "./evacuations.ts";
 import { healthRoutes, RequestCounts } from "./health.ts";
 import { hostRoutes } from "./hosts.ts";
 import { migrationRoutes } from "./migrations.ts";
@@ -19,7 +20,9 @@ import { openApiDocument } from "./openapi.ts";
 import { fault, faultOf, problemResponse } from "./problem.ts";
 import { accepted, body } from "./request-body.ts";
 import { type AppContext, type Route, route, type Variables } from "./route.ts";
+import { ruleRoutes } from "./rules.ts";
 import { tokenRoutes } from "./token-routes.ts";
+import { triggerRoutes } from "./triggers.ts";
 
 /** The version of the API's document; the paths carry the major one. */
 export const apiVersion = "1.0.0";
@@ -56,8 +59,11 @@ export function appRoutes(deps: AppDeps, requests = new RequestCounts()): Route[
     ...domainRoutes(deps),
     ...checkRoutes(deps),
     ...migrationRoutes(deps),
+    ...evacuationRoutes(deps),
     ...bundleRoutes(deps),
     ...driftRoutes(deps),
+    ...ruleRoutes(deps),
+    ...triggerRoutes(deps),
   ];
   return routes;
 }

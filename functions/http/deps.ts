@@ -6,8 +6,14 @@ import type { BundleRef } from "#protocol/blob";
 import type { DomainRef, MigrateOptions, Side } from "#protocol/command";
 import type { Door } from "#protocol/identity";
 import type { BundleTask } from "../core/bundle-task.ts";
+import type { Cron } from "../core/schedule.ts";
 import type { HostRef, MigrationState } from "../core/state.ts";
-import type { Ports } from "../ports.ts";
+import type { EvacuationRunner } from "../evacuation-runner.ts";
+import type { Ports, RuleStore } from "../ports.ts";
+import type { RuleBook } from "../rule-book.ts";
+import type { RuleRunner } from "../rule-runner.ts";
+import type { SecretSeal } from "../secret-seal.ts";
+import type { TriggerDesk } from "../trigger-desk.ts";
 
 export interface Requests {
   /** Creates a migration under this id and starts it. Throws `domain.busy`. */
@@ -32,9 +38,22 @@ export interface Requests {
   resolve(id: string, statement: { by: string; reason: string; fenced: Side }): Promise<MigrationState>;
 }
 
+/** Rules, their runs and the doors of their triggers. */
+export interface RuleFace {
+  rules: RuleStore;
+  book: RuleBook;
+  runner: RuleRunner;
+  desk: TriggerDesk;
+  seal: SecretSeal;
+  cron: Cron;
+}
+
 export interface AppDeps {
   ports: Ports;
   runner: Requests;
+  evacuations: Pick<EvacuationRunner, "plan" | "request" | "cancel">;
+  /** Absent: this deployment runs no rules, and says so. */
+  rules?: RuleFace | undefined;
   /** SHA-256 of the admin token, hex; null: there is none and only API tokens open the door. */
   adminTokenSha256: string | null;
   /** The address under which clients reach us; absent: what the request itself was sent to. */

@@ -1,5 +1,5 @@
 /**
- * The events of one migration as server-sent events. The feed brings the state as it was committed; where it brings none,
+ * The events of one migration or evacuation as server-sent events. The feed brings the state as it was committed; where it brings none,
  * or nothing for `idleMs`, the store is read, so a lost event costs time only. Each event holds the whole resource, so
  * resuming from any version misses nothing: the timeline in it is complete.
  *
@@ -25,9 +25,33 @@ export function seenBy(lastEventId: string | undefined): Seen {
   return { version: Number(version ?? 0), elapsedMs: Number(elapsedMs ?? 0) };
 }
 
-export interface Watch {
+/** What a stream needs of that which is watched. */
+export interface Watched<T extends Versioned> {
+  /** Of its events, but for the last, which is `ended`. */
+  name: "migration" | "evacuation";
+  load(id: string): Promise<T | null>;
+  resource(state: T, progress: Progress | null): Promise<unknown> | unknown;
+  /** The state as the feed brought it; absent: it brings none. */
+  brought?(event: FeedEvent): T | null;
+}
+interface Versioned {
+  id: string;
+  version: number;
+  endedAt: string | null;
+}
+
+/** Migrations: the feed brings their states along. */
+export const watchedMigrations = (ports: Ports): Watched<MigrationState> => ({
+  name: "migration",
+  load: (id) => ports.migrations.load(id),
+  resource: migrationResource,
+  brought: (event) => (event.type === "changed" ? (event.state ?? null) : null),
+});
+
+export interface Watch<T extends Versioned> {
   ports: Ports;
-  state: MigrationState;
+  watched: Watched<T>;
+  state: T;
   seen: Seen;
   /** The longest wait for a wake-up. */
   idleMs: number;
@@ -38,7 +62,7 @@ const eventText = (event: { id: string | null; name: string; data: unknown }) =>
   `${event.id === null ? "" : `id: ${event.id}\n`}event: ${event.name}\ndata: ${JSON.stringify(event.data)}\n\n`;
 
 /** Opens the stream; it ends after the terminal event, when the client leaves, or when its carrier has had enough. */
-export function eventStream(watch: Watch): ReadableStream<Uint8Array> {
+export function eventStream<T extends Versioned>(watch: Watch<T>): ReadableStream<Uint8Array> {
   const left = new AbortController();
   const texts = eventTexts(watch, left.signal);
   const encoder = new TextEncoder();
@@ -51,7 +75,7 @@ export function eventStream(watch: Watch): ReadableStream<Uint8Array> {
       } catch (error) {
         // The client resumes where it was; why it had to is in the log, not on the wire.
         watch.ports.log.write("warn", "an event stream was given up", {
-          migration: watch.state.id,
+          [watch.watched.name]: watch.state.id,
           error: error instanceof Error ? error.name : "unknown",
         });
         left.abort();
@@ -64,12 +88,12 @@ export function eventStream(watch: Watch): ReadableStream<Uint8Array> {
   });
 }
 
-async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<string, void> {
-  const { ports, idleMs, carrier } = watch;
+async function* eventTexts<T extends Versioned>(watch: Watch<T>, left: AbortSignal): AsyncGenerator<string, void> {
+  const { ports, watched, idleMs, carrier } = watch;
   const { id } = watch.state;
   const isWhole = carrier?.delivers === "whole";
   const ended = new AbortController();
-  const bell = doorbell();
+  const bell = doorbell(watched);
   left.addEventListener("abort", bell.stop, { once: true });
   let isOver = false;
   const over =
@@ -93,8 +117,8 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
         isTold = true;
         yield eventText({
           id: String(seen.version),
-          name: isEnd ? "ended" : "migration",
-          data: migrationResource(state, bell.progress),
+          name: isEnd ? "ended" : watched.name,
+          data: await watched.resource(state, bell.progress),
         });
       }
       if (isEnd || left.aborted || isOver || (isWhole && isTold)) return;
@@ -113,7 +137,7 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
         });
       } else {
         if (rung === "idle" && !isOver) yield ": still here\n\n";
-        const newer = (rung === "changed" ? bell.takeState() : null) ?? (await ports.migrations.load(id));
+        const newer = (rung === "changed" ? bell.takeState() : null) ?? (await watched.load(id));
         if (newer === null) return;
         // Events may overtake each other; a state never goes back (I5).
         if (newer.version > state.version) state = newer;
@@ -128,9 +152,9 @@ async function* eventTexts(watch: Watch, left: AbortSignal): AsyncGenerator<stri
 type Rung = "changed" | "progress" | "idle";
 
 /** Remembers what rang while nobody waited: the newest state and the newest progress only. */
-function doorbell() {
+function doorbell<T extends Versioned>({ brought: bring }: Watched<T>) {
   let changed = false;
-  let brought: MigrationState | null = null;
+  let brought: T | null = null;
   let fresh = false;
   let wake = () => {};
   const bell = {
@@ -138,7 +162,8 @@ function doorbell() {
     ring(event: FeedEvent) {
       if (event.type === "changed") {
         changed = true;
-        if (event.state !== undefined && event.state.version > (brought?.version ?? 0)) brought = event.state;
+        const state = bring?.(event) ?? null;
+        if (state !== null && state.version > (brought?.version ?? 0)) brought = state;
       } else {
         bell.progress = event.progress;
         fresh = true;
@@ -146,7 +171,7 @@ function doorbell() {
       wake();
     },
     /** The newest state that was brought and not taken yet. */
-    takeState(): MigrationState | null {
+    takeState(): T | null {
       const state = brought;
       brought = null;
       return state;
@@ -175,10 +200,15 @@ function doorbell() {
 }
 
 /** Rings for every event of the feed. A feed that fails is only slower: the store is looked at every `idleMs`. */
-async function listen(ports: Ports, id: string, until: AbortSignal, bell: ReturnType<typeof doorbell>): Promise<void> {
+async function listen(
+  ports: Ports,
+  id: string,
+  until: AbortSignal,
+  bell: { ring(event: FeedEvent): void },
+): Promise<void> {
   try {
     for await (const event of ports.feed.subscribe(id, until)) bell.ring(event);
   } catch {
-    if (!until.aborted) ports.log.write("debug", "the feed of a migration broke off", { migration: id });
+    if (!until.aborted) ports.log.write("debug", "a feed broke off", { of: id });
   }
 }

@@ -15,6 +15,11 @@ export const describeWaitMs = 10_000;
 /** Shims asked at once when a check names no destination: their answers pass through one isolate's memory. */
 export const checkHostsAtOnce = 8;
 
+/** How long the hosts are asked before a dry run answers with what is known: every domain against many hosts, and a person waits. */
+export const planAskMsMax = 60_000;
+/** How long the answer to an evacuation's request is held up by asking; what is not known by then is asked by the timer. */
+export const evacuationAskMsMax = 10_000;
+
 /** An event stream looks into the store at least this often: the feed may lose a wake-up, the store does not. Also keeps
  *  proxies from closing the stream (their usual idle limit is 60 s). */
 export const eventsIdleMs = 5_000;

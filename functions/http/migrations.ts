@@ -7,7 +7,7 @@ import { busyRefusal, hostRefusals, pairRefusals } from "../refusals.ts";
 import { partedRefusal, refuse } from "./check.ts";
 import { acceptSchema } from "./checks.ts";
 import type { AppDeps } from "./deps.ts";
-import { eventStream, seenBy } from "./event-stream.ts";
+import { eventStream, seenBy, watchedMigrations } from "./event-stream.ts";
 import { hostNamed, placeDomain } from "./fleet.ts";
 import { resourceId } from "./idempotency.ts";
 import { eventsIdleMs } from "./limits.ts";
@@ -167,6 +167,7 @@ export function migrationRoutes(deps: AppDeps): Route[] {
         return new Response(
           eventStream({
             ports,
+            watched: watchedMigrations(ports),
             state,
             seen,
             idleMs: deps.eventsIdleMs ?? eventsIdleMs,

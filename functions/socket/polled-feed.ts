@@ -2,10 +2,11 @@
  * A feed for functions that share no memory: nobody is told, everybody looks. A watcher reads the item every `everyMs` while it watches; who
  * watches nothing costs nothing.
  */
-import type { Feed, FeedEvent, HostSockets, MigrationStore } from "../ports.ts";
+import type { EvacuationStore, Feed, FeedEvent, HostSockets, MigrationStore } from "../ports.ts";
 
 export interface PolledFeedOptions {
   migrations: Pick<MigrationStore, "load">;
+  evacuations?: Pick<EvacuationStore, "load"> | undefined;
   sockets: Pick<HostSockets, "progress">;
   /** Two reads of DynamoDB each time, per watcher. */
   everyMs: number;
@@ -22,7 +23,8 @@ export class PolledFeed implements Feed {
 
   /** Also ends with the migration: nothing changes for a watcher then. */
   async *subscribe(topic: string, signal: AbortSignal): AsyncGenerator<FeedEvent> {
-    const { migrations, sockets, everyMs } = this.#options;
+    const { migrations, evacuations, sockets, everyMs } = this.#options;
+    if (topic.startsWith("e_")) return yield* polledEvacuation(evacuations, topic, everyMs, signal);
     let version = 0;
     let told = "";
     while (!signal.aborted) {
@@ -43,6 +45,26 @@ export class PolledFeed implements Feed {
       }
       await pause(everyMs, signal);
     }
+  }
+}
+
+/** An evacuation changes by itself only when a migration ends; its watcher reads it again for the whole of it. */
+async function* polledEvacuation(
+  evacuations: PolledFeedOptions["evacuations"],
+  id: string,
+  everyMs: number,
+  signal: AbortSignal,
+): AsyncGenerator<FeedEvent> {
+  let version = 0;
+  while (!signal.aborted) {
+    const state = (await evacuations?.load(id)) ?? null;
+    if (signal.aborted || state === null) return;
+    if (state.version > version) {
+      ({ version } = state);
+      yield { type: "changed", version };
+    }
+    if (state.endedAt !== null) return;
+    await pause(everyMs, signal);
   }
 }
 

@@ -17,6 +17,7 @@ const untouched = <T extends object>(): T =>
 const deps: AppDeps = {
   ports: untouched(),
   runner: untouched(),
+  evacuations: untouched(),
   adminTokenSha256: null,
 };
 

@@ -5,9 +5,10 @@
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { createRunners } from "#functions/evacuation-runner";
 import { createApp } from "#functions/http/app";
 import { type FeedEvent, type HostRecord, type Ports, paceOf } from "#functions/ports";
-import { createRunner } from "#functions/runner";
+import { preflightMemory } from "#functions/preflights";
 import type { Command, ReportBody } from "#protocol/command";
 import type { FaultBody, Finding } from "#protocol/fault";
 import { heartbeatMs } from "#protocol/limits";
@@ -206,10 +207,11 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     pace: paceOf(heartbeatMs),
     log: { write: (...line) => void script.logged.push(JSON.stringify(line)) },
   };
-  const runner = createRunner(ports);
+  const { runner, evacuations } = createRunners(ports, preflightMemory());
   const app = createApp({
     ports,
     runner,
+    evacuations,
     adminTokenSha256: sha256(adminToken),
     storeMetrics: () => script.storeMetrics,
     eventsIdleMs: options.eventsIdleMs,
@@ -293,6 +295,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     app,
     ports,
     runner,
+    evacuations,
     script,
     feed,
     addHost,

@@ -43,8 +43,8 @@ describe("the door", () => {
 
   test("of one whose socket is elsewhere and hears the shim first", async () => {
     const door = { socket: "wss://sockets.example/prod", hello: "connect" as const };
-    const { ports, runner } = fleet;
-    const app = createApp({ ports, runner, adminTokenSha256: null, door });
+    const { ports, runner, evacuations } = fleet;
+    const app = createApp({ ports, runner, evacuations, adminTokenSha256: null, door });
     const answered = doorSchema.parse(await (await app.request(`http://api.test${doorPath}`)).json());
     assert.deepEqual(answered, { ...door, atMs: Date.parse(fleet.ports.clock.now()) });
   });

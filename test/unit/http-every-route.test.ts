@@ -30,6 +30,9 @@ const examples: Record<string, object> = {
   "POST /v1/checks": { domain: "web" },
   "POST /v1/migrations": { domain: "web", destination: "host2" },
   "POST /v1/migrations/:id/resolve": { fenced: "host2", reason: "powered off" },
+  "POST /v1/evacuations": { host: "host1", to: ["host2"], policy: { outMax: 3 }, deadline: "2h" },
+  "POST /v1/evacuations/:id/undo": { deadline: "2026-11-23T10:00:00Z" },
+  "POST /v1/hosts/:host/restore": { skip: ["web"] },
   "POST /v1/bundles": { domain: "web" },
   "POST /v1/bundle-uploads": { sha256: bundleRef.sha256, bytes: bundleRef.bytes },
   "POST /v1/bundle-restores": { host: "host1", domain: { uuid: webUuid, name: "web" }, bundle: bundleRef },
@@ -39,11 +42,19 @@ const pathOf = (path: string) =>
   path
     .replace(":host", "host1")
     .replace(":uuid", webUuid)
-    .replace(":id", path.includes("bundles") ? "b_01JD0000000000000000000077" : "m_01JD0000000000000000000077");
+    .replace(":id", `${/bundles/.test(path) ? "b" : /evacuations/.test(path) ? "e" : "m"}_01JD0000000000000000000077`);
 
 /** Every port fails; the clock, the ids and the log are no ports that can. */
 function failing(ports: Ports, error: () => Error): void {
-  for (const port of [ports.migrations, ports.tasks, ports.hosts, ports.tokens, ports.bundles, ports.sockets])
+  for (const port of [
+    ports.migrations,
+    ports.tasks,
+    ports.evacuations,
+    ports.hosts,
+    ports.tokens,
+    ports.bundles,
+    ports.sockets,
+  ])
     for (const name of methodsOf(port))
       Object.defineProperty(port, name, {
         value: async () => {

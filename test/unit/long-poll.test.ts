@@ -24,7 +24,14 @@ beforeEach(async () => {
 });
 
 const appWith = (eventsCarrier: EventsCarrier) =>
-  createApp({ ports: fleet.ports, runner: fleet.runner, adminTokenSha256, eventsIdleMs: 5, eventsCarrier });
+  createApp({
+    ports: fleet.ports,
+    runner: fleet.runner,
+    evacuations: fleet.evacuations,
+    adminTokenSha256,
+    eventsIdleMs: 5,
+    eventsCarrier,
+  });
 
 async function started() {
   const response = await fleet.ask("/v1/migrations", { body: { domain: "web", destination: "host2" } });

@@ -1,0 +1,121 @@
+/**
+ * From "empty that host" to an evacuation that can be stored: what is on the host, what an evacuation moved, what belongs to a host, by the records. The
+ * same for a person's request and a rule's run.
+ */
+import { newEvacuation, newRestore, newUndo } from "./core/evacuation-new.ts";
+import { isEnded } from "./core/evacuation-result.ts";
+import type { EvacuationPolicy, EvacuationState } from "./core/evacuation-state.ts";
+import { pageRowsMax } from "./core/limits.ts";
+import { priorityOf } from "./core/placement-ledger.ts";
+import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
+import { inParts } from "./preflights.ts";
+
+/** Evacuations read back for a restore: one item each, newest first; what a host gave away longer ago has found another home. */
+export const restoreHistoryMax = 100;
+/** Migrations looked through for those that persons asked for: 5 requests. */
+const migrationRowsMax = 1_000;
+
+export interface Wish {
+  id: string;
+  origin: EvacuationState["origin"];
+  policy: EvacuationPolicy;
+  /** From now on; null: the default. */
+  deadlineMs: number | null;
+}
+
+/** An evacuation of everything that the inventory shows on the host. */
+export async function freshEvacuation(ports: Ports, host: HostRecord, wish: Wish): Promise<EvacuationState> {
+  const domains = (await ports.hosts.domainsOf(host.id)).map(({ uuid, name, memoryKiB, vcpus, labels }) => ({
+    domain: { uuid, name },
+    memoryKiB,
+    vcpus,
+    priority: priorityOf(labels),
+  }));
+  return newEvacuation({ ...wish, host: { id: host.id, name: host.name }, domains }, ports.clock.now());
+}
+
+/** An undo of an evacuation that has ended. */
+export async function freshUndo(ports: Ports, of: EvacuationState, wish: Wish): Promise<EvacuationState> {
+  return newUndo({ ...wish, of, places: await placesOf(ports, [of]) }, ports.clock.now());
+}
+
+/** A restore of what evacuations took from the host. `skip`: names or UUIDs of domains that stay where they are. */
+export async function freshRestore(
+  ports: Ports,
+  host: HostRecord,
+  wish: Wish & { skip: readonly string[] },
+): Promise<EvacuationState> {
+  const of = await historyOf(ports);
+  const skip = new Set(
+    of.flatMap(({ domains }) =>
+      domains.flatMap(({ domain }) =>
+        wish.skip.includes(domain.name) || wish.skip.includes(domain.uuid) ? [domain.uuid] : [],
+      ),
+    ),
+  );
+  const input = {
+    id: wish.id,
+    origin: wish.origin,
+    policy: wish.policy,
+    deadlineMs: wish.deadlineMs,
+    host: { id: host.id, name: host.name },
+    of,
+    places: await placesOf(ports, of),
+    movedByPerson: await movedByPerson(ports, of),
+    skip,
+  };
+  return newRestore(input, ports.clock.now());
+}
+
+async function historyOf(ports: Ports): Promise<EvacuationState[]> {
+  const { items } = await ports.evacuations.list({ limit: restoreHistoryMax, cursor: null, active: false });
+  const states: EvacuationState[] = [];
+  await inParts(
+    items.filter(({ endedAt, counts }) => endedAt !== null && counts.moved > 0),
+    async ({ id }) => {
+      const state = await ports.evacuations.load(id);
+      if (state !== null && isEnded(state)) states.push(state);
+    },
+  );
+  return states;
+}
+
+/** Where the inventories of all hosts that are named show the domains; of a domain on two, where it runs. */
+async function placesOf(ports: Ports, of: readonly EvacuationState[]): Promise<Map<string, string>> {
+  const uuids = new Set(of.flatMap(({ domains }) => domains.map(({ domain }) => domain.uuid)));
+  const hostIds = new Set(
+    of.flatMap(({ host, domains }) => [host.id, ...domains.flatMap(({ destinationId }) => destinationId ?? [])]),
+  );
+  const rows = new Map<string, PlacedDomain>();
+  await inParts([...hostIds], async (hostId) => {
+    for (const row of await ports.hosts.domainsOf(hostId)) {
+      const known = rows.get(row.uuid);
+      if (uuids.has(row.uuid) && (known === undefined || known.state === "shutoff")) rows.set(row.uuid, row);
+    }
+  });
+  return new Map([...rows].map(([uuid, { hostId }]) => [uuid, hostId]));
+}
+
+/** Domains that a migration of nobody's evacuation has moved after the oldest of these began. */
+async function movedByPerson(ports: Ports, of: readonly EvacuationState[]): Promise<Set<string>> {
+  const ours = new Set(of.flatMap(({ domains }) => domains.flatMap(({ migrationId }) => migrationId ?? [])));
+  const moved = new Map<string, string>();
+  for (const { domains, createdAt } of of)
+    for (const { domain, state } of domains)
+      if (state === "moved" && createdAt > (moved.get(domain.uuid) ?? "")) moved.set(domain.uuid, createdAt);
+  const oldest = [...moved.values()].sort()[0];
+  const found = new Set<string>();
+  if (oldest === undefined) return found;
+  let cursor: string | null = null;
+  let rows = 0;
+  do {
+    const page = await ports.migrations.list({ limit: pageRowsMax, cursor, active: false });
+    rows += page.items.length;
+    for (const { id, domain, status, createdAt } of page.items) {
+      const since = moved.get(domain.uuid);
+      if (status === "completed" && since !== undefined && createdAt > since && !ours.has(id)) found.add(domain.uuid);
+    }
+    cursor = (page.items.at(-1)?.createdAt ?? "") > oldest ? page.cursor : null;
+  } while (cursor !== null && rows < migrationRowsMax);
+  return found;
+}

@@ -1,0 +1,362 @@
+/**
+ * The loop of evacuations: look -> decide -> commit -> dispatch, as the runner's for migrations. State first, effects after; an effect that is lost is
+ * found by the next tick, and a migration is asked for under an id that the state has fixed, so asking twice makes one. It only ever requests
+ * migrations (I8), by the same way and with the same refusals as a person does.
+ *
+ * Deciding what to start is one evacuation's turn at a time, from reading what runs to the commit: two that decide at once would count the same
+ * slots and the same room as free. Hosts are asked before the turn, not within it.
+ */
+import { Fault, type FaultBody } from "#protocol/fault";
+import { evacuate } from "./core/evacuation.ts";
+import type { EvacuationEffect, EvacuationEvent } from "./core/evacuation-event.ts";
+import { evacuationPlan, type Planner, strayed } from "./core/evacuation-plan.ts";
+import { isEnded } from "./core/evacuation-result.ts";
+import type { EvacuationState } from "./core/evacuation-state.ts";
+import { commitAttemptsMax, startMsMax } from "./core/limits.ts";
+import { plan as planner } from "./core/placement.ts";
+import type { Plan } from "./core/placement-view.ts";
+import type { HostRef, MigrationState } from "./core/state.ts";
+import { askPreflights, provenOnly } from "./evacuation-preflights.ts";
+import { lookAround, type Seen } from "./placement-look.ts";
+import type { HostRecord, Ports } from "./ports.ts";
+import { type PreflightMemory, Preflights, preflightAgeMsMax } from "./preflights.ts";
+import { busyRefusal, hostRefusals, pairRefusals } from "./refusals.ts";
+import { createRunner, type Runner } from "./runner.ts";
+
+/** A turn is a few reads and one write; whoever holds it longer has died. */
+const turnMsMax = 30_000;
+/** Tries of taking the turn and the pause between them: turns are short, and who comes too late is looked after by the tick. */
+const turnTriesMax = 10;
+const turnPauseMs = 100;
+/** How long a tick asks hosts for one evacuation; the timer comes again in a minute. */
+const tickAskMsMax = 15_000;
+/** Looks in a row: the second after a host was opened, the third after a conflict with somebody's cancel. */
+const looksMax = 3;
+
+export interface EvacuationRunner {
+  /** What a fresh evacuation would do now: asks the hosts anew until `untilMs` (Unix time) and changes nothing. */
+  plan(fresh: EvacuationState, untilMs: number): Promise<{ plan: Plan; seen: Seen }>;
+  /** Stores a fresh one under its id and begins with it, or goes on with it. Throws `Fault` `request.conflict` while another has the host. */
+  request(fresh: EvacuationState, untilMs: number): Promise<EvacuationState>;
+  /** Nothing more is started; what runs is let end. Throws `Fault` `request.notFound`, `request.conflict` when it has ended. */
+  cancel(id: string, by: string): Promise<EvacuationState>;
+  /** Looks after every active evacuation once. Returns how many there were. */
+  tick(): Promise<number>;
+  /** A migration has ended or is stranded: the evacuation that asked for it goes on at once. Never rejects. */
+  migrationEnded(migration: MigrationState): Promise<void>;
+}
+
+const refOf = ({ id, name, publicKey }: HostRecord): HostRef => ({ id, name, publicKey });
+
+const fault = (code: FaultBody["code"], cause: string, action: string, retry: FaultBody["retry"] = "safe") =>
+  new Fault({ code, cause, action, retry });
+
+/** Said by the store or by us, not about the migration: it may have been created, so the tick looks first. */
+const saysNothing: ReadonlySet<FaultBody["code"]> = new Set(["store.unreachable", "internal", "request.conflict"]);
+
+export function createEvacuationRunner(
+  ports: Ports,
+  runner: Pick<Runner, "request">,
+  memory: PreflightMemory,
+  decide: Planner = planner,
+): EvacuationRunner {
+  const { clock, evacuations, hosts, migrations, feed, log } = ports;
+  const preflights = new Preflights(ports, memory);
+  const nowMs = () => Date.parse(clock.now());
+
+  /** Applies an event; null when the evacuation does not exist. */
+  async function handle(id: string, event: EvacuationEvent): Promise<EvacuationState | null> {
+    for (let attempt = 0; attempt < commitAttemptsMax; attempt += 1) {
+      const state = await evacuations.load(id);
+      if (state === null) return null;
+      const next = evacuate(state, event);
+      if (next.state === state) {
+        await dispatch(state, next.effects);
+        return state;
+      }
+      if ((await evacuations.commit(next.state)) === "conflict") continue;
+      await committed(next.state, next.effects);
+      return next.state;
+    }
+    throw fault("request.conflict", `Evacuation ${id} is being changed by others at this very moment.`, "Try again.");
+  }
+
+  async function committed(state: EvacuationState, effects: readonly EvacuationEffect[]): Promise<void> {
+    log.write("info", "an evacuation went on", {
+      evacuation: state.id,
+      status: state.status,
+      starts: effects.filter(({ type }) => type === "startMigration").length,
+    });
+    await feed.publish(state.id, { type: "changed", version: state.version }).catch(() => {
+      log.write("debug", "nobody was told of a change; watchers read the store", { evacuation: state.id });
+    });
+    await dispatch(state, effects);
+  }
+
+  async function dispatch(state: EvacuationState, effects: readonly EvacuationEffect[]): Promise<void> {
+    for (const effect of effects)
+      try {
+        if (effect.type === "startMigration") await start(state, effect);
+        else if (effect.type === "release") await evacuations.unclaim(state.host.id, state.id);
+        else await hosts.setCordoned(effect.hostId, effect.type === "cordon");
+      } catch (error) {
+        log.write("warn", "an effect of an evacuation was not dispatched; the timer repeats it", {
+          evacuation: state.id,
+          effect: effect.type,
+          error: String(error),
+        });
+      }
+  }
+
+  type Start = Extract<EvacuationEffect, { type: "startMigration" }>;
+
+  /** Requests the migration as a person would. A refusal is an event; no answer of the store is none. */
+  async function start(state: EvacuationState, effect: Start): Promise<void> {
+    const { migrationId, domain } = effect;
+    try {
+      const known = await migrations.load(migrationId);
+      if (known !== null) {
+        if (known.timeline.length === 0) await runner.request(known);
+        return;
+      }
+      const [source, destination] = await pairOf(effect);
+      const refusal = [
+        ...pairRefusals(source, destination),
+        ...hostRefusals(source, "source", ports),
+        ...hostRefusals(destination, "destination", ports),
+      ][0];
+      const busy = refusal ?? (await busyRefusal(ports, domain, migrationId));
+      if (busy !== null) throw new Fault(busy);
+      await runner.request({
+        id: migrationId,
+        domain,
+        source: refOf(source),
+        destination: refOf(destination),
+        options: {
+          offline: false,
+          unsafe: false,
+          autoConverge: false,
+          bandwidthMiBps: effect.bandwidthMiBps,
+        },
+        accept: effect.accept,
+      });
+    } catch (error) {
+      if (!(error instanceof Fault) || saysNothing.has(error.code)) throw error;
+      const event = { at: clock.now(), domainUuid: domain.uuid, migrationId, fault: error.toBody() };
+      await handle(state.id, { type: "migrationRefused", ...event });
+    }
+  }
+
+  async function pairOf({ sourceId, destinationId }: Start): Promise<[HostRecord, HostRecord]> {
+    const [source, destination] = await Promise.all([hosts.byId(sourceId), hosts.byId(destinationId)]);
+    const absent = source === null ? sourceId : destinationId;
+    if (source === null || destination === null)
+      throw fault("host.absent", `The host ${absent} was removed.`, "Look at: vmferry hosts.", "never");
+    return [source, destination];
+  }
+
+  /** Learns how its migrations ended and which were never created. */
+  async function hear(state: EvacuationState): Promise<EvacuationState> {
+    let newest = state;
+    for (const { state: result, domain, migrationId } of state.domains) {
+      if (migrationId === null || (result !== "moving" && result !== "failed")) continue;
+      const migration = await migrations.load(migrationId);
+      const at = clock.now();
+      const about = { at, domainUuid: domain.uuid, migrationId };
+      if (migration === null) {
+        if (result === "moving") newest = (await handle(state.id, { type: "migrationMissing", ...about })) ?? newest;
+      } else if (migration.status !== "running") {
+        const ended = { ...about, status: migration.status, fault: faultOf(migration) };
+        newest = (await handle(state.id, { type: "migrationEnded", ...ended })) ?? newest;
+      }
+    }
+    return newest;
+  }
+
+  async function othersOf(id: string): Promise<EvacuationState[]> {
+    const claims = (await evacuations.claims()).filter(({ evacuationId }) => evacuationId !== id);
+    const states = await Promise.all(claims.map(({ evacuationId }) => evacuations.load(evacuationId)));
+    return states.flatMap((state) => (state === null || isEnded(state) ? [] : [state]));
+  }
+
+  const see = async (state: EvacuationState): Promise<Seen> =>
+    lookAround(ports, { state, others: await othersOf(state.id), preflights });
+
+  /** One whole look: what ended, what hosts say (where they may be asked), then what to start. */
+  async function look(id: string, asks: { untilMs: number } | null): Promise<EvacuationState | null> {
+    const known = await evacuations.load(id);
+    if (known === null) return null;
+    if (isEnded(known)) {
+      await dispatch(known, endEffects(known));
+      return known;
+    }
+    let state = await hear(known);
+    for (let round = 0; round < looksMax && state.status === "running"; round += 1) {
+      if (asks !== null)
+        await askPreflights(preflights, state, () => see(state), {
+          ageMsMax: preflightAgeMsMax,
+          untilMs: asks.untilMs,
+          planner: decide,
+        });
+      const turn = await inTurn(() => decideOn(id, asks !== null));
+      if (turn === null) break;
+      await (turn.changed ? committed(turn.state, turn.effects) : dispatch(turn.state, turn.effects));
+      ({ state } = turn);
+      if (!turn.effects.some(({ type }) => type === "uncordon")) break;
+    }
+    if (state.status !== "running" && !isEnded(state))
+      state = (await handle(id, { type: "ticked", at: clock.now() })) ?? state;
+    return state;
+  }
+
+  interface Decided {
+    state: EvacuationState;
+    effects: EvacuationEffect[];
+    changed: boolean;
+  }
+
+  /** Within the turn: reads, decides and commits. Null: somebody else wrote meanwhile, or it has ended. */
+  async function decideOn(id: string, asked: boolean): Promise<Decided | null> {
+    const state = await evacuations.load(id);
+    if (state === null || isEnded(state)) return null;
+    const seen = await see(state);
+    const at = clock.now();
+    const effects: EvacuationEffect[] = [];
+    let next = state;
+    const apply = (event: EvacuationEvent) => {
+      const made = evacuate(next, event);
+      next = made.state;
+      effects.push(...made.effects);
+    };
+    for (const event of strayed(next, seen.view, at)) apply(event);
+    const plan = provenOnly(evacuationPlan(next, seen.view, decide), seen, asked);
+    apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
+    if (next === state) return { state, effects, changed: false };
+    // Several events, one commit: the version is one above what was read.
+    const made = { ...next, version: state.version + 1 };
+    return (await evacuations.commit(made)) === "conflict" ? null : { state: made, effects, changed: true };
+  }
+
+  /** Runs in the one turn of the fleet; null when it could not be had. */
+  async function inTurn<T>(work: () => Promise<T>): Promise<T | null> {
+    const holder = ports.ids.ulid();
+    for (let tries = 1; !(await evacuations.takeTurn(holder, turnMsMax)); tries += 1) {
+      if (tries >= turnTriesMax) return null;
+      await new Promise((resolve) => setTimeout(resolve, turnPauseMs));
+    }
+    try {
+      return await work();
+    } finally {
+      await evacuations.endTurn(holder);
+    }
+  }
+
+  /** Makes it the one of its host. Whoever holds the host and has ended, or never came to be, is put aside. */
+  async function claim({ host, id }: EvacuationState): Promise<void> {
+    for (let tries = 0; tries < commitAttemptsMax; tries += 1) {
+      const holder = await evacuations.claim(host.id, id);
+      if (holder.evacuationId === id) return;
+      const state = await evacuations.load(holder.evacuationId);
+      const isDead = state === null ? nowMs() - Date.parse(holder.at) > startMsMax : isEnded(state);
+      if (!isDead)
+        throw fault(
+          "request.conflict",
+          `Host ${host.name} is under ${holder.evacuationId} already.`,
+          `Watch it (vmferry evacuation watch ${holder.evacuationId}) or cancel it first.`,
+        );
+      if (state !== null) await dispatch(state, endEffects(state));
+      else await evacuations.unclaim(host.id, holder.evacuationId);
+    }
+    throw fault("request.conflict", `Host ${host.name} is being asked for by others at this moment.`, "Try again.");
+  }
+
+  async function guarded(id: string, work: () => Promise<unknown>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      log.write("error", "an evacuation could not be looked after", { evacuation: id, error: String(error) });
+    }
+  }
+
+  return {
+    async plan(fresh, untilMs) {
+      const options = { ageMsMax: 0, untilMs, planner: decide };
+      await askPreflights(preflights, fresh, () => see(fresh), options);
+      const seen = await see(fresh);
+      return { plan: evacuationPlan(fresh, seen.view, decide), seen };
+    },
+
+    async request(fresh, untilMs) {
+      const standing = await evacuations.load(fresh.id);
+      if (standing !== null && isEnded(standing)) return standing;
+      await claim(standing ?? fresh);
+      if (standing === null && (await evacuations.create(fresh)) === "conflict")
+        log.write("debug", "an evacuation was asked for twice at once", { evacuation: fresh.id });
+      // What fails from here on is the tick's: it exists and will go on.
+      await guarded(fresh.id, () => look(fresh.id, { untilMs }));
+      return (await evacuations.load(fresh.id)) ?? fresh;
+    },
+
+    async cancel(id, by) {
+      const state = await evacuations.load(id);
+      if (state === null)
+        throw fault("request.notFound", `There is no ${id}.`, "Look at: vmferry evacuations.", "never");
+      if (isEnded(state))
+        throw fault(
+          "request.conflict",
+          `Evacuation ${id} has ended (${state.status}).`,
+          `To bring back what it moved: vmferry evacuation undo ${id}.`,
+          "never",
+        );
+      return (await handle(id, { type: "cancelRequested", at: clock.now(), by })) ?? state;
+    },
+
+    async tick() {
+      const claims = await evacuations.claims();
+      for (const { hostId, evacuationId, at } of claims)
+        await guarded(evacuationId, async () => {
+          const state = await look(evacuationId, { untilMs: nowMs() + tickAskMsMax });
+          // Its request died before it was stored.
+          if (state === null && nowMs() - Date.parse(at) > startMsMax) await evacuations.unclaim(hostId, evacuationId);
+        });
+      return claims.length;
+    },
+
+    async migrationEnded({ id, source, destination }) {
+      await guarded(id, async () => {
+        const about = new Set([source.id, destination.id]);
+        for (const { hostId, evacuationId } of await evacuations.claims()) {
+          const state = about.has(hostId) ? await evacuations.load(evacuationId) : null;
+          // Hosts are not asked now: this may be the very message of one of them that waits to be taken.
+          if (state?.domains.some(({ migrationId }) => migrationId === id) === true)
+            await guarded(evacuationId, () => look(evacuationId, null));
+        }
+      });
+    },
+  };
+}
+
+/** Both loops, tied together: evacuations request migrations, and a migration that ends wakes its evacuation. */
+export function createRunners(
+  ports: Ports,
+  memory: PreflightMemory,
+): { runner: Runner; evacuations: EvacuationRunner } {
+  const runner = createRunner(ports, undefined, (migration) => evacuations.migrationEnded(migration));
+  const evacuations = createEvacuationRunner(ports, runner, memory);
+  return { runner, evacuations };
+}
+
+/** What a migration says of itself, without its place in the handshake. */
+function faultOf({ failure }: MigrationState): FaultBody | null {
+  if (failure === null) return null;
+  const { code, cause, action, retry } = failure;
+  return { code, cause, action, retry };
+}
+
+/** The effects of its end, for whoever finds that they were lost: an ended state is final and says no more by itself. */
+function endEffects({ kind, status, cordoned, host, domains, timeline }: EvacuationState): EvacuationEffect[] {
+  const closedByUs = timeline.some(({ note }) => note === "the host is closed to new domains");
+  const opens = kind === "evacuate" && status === "cancelled" && !cordoned && closedByUs;
+  const opened = opens && !domains.some(({ state }) => state === "moved");
+  return [...(opened ? [{ type: "uncordon" as const, hostId: host.id }] : []), { type: "release" }];
+}

@@ -1,0 +1,223 @@
+/**
+ * What is seen of the fleet before an evacuation decides: hosts, inventories, what is under way by anybody, what preflights said. Inventories are what
+ * hosts said last, so what our own records know better stands above them: a domain that is moving is on its source, one that an
+ * evacuation has moved is where it arrived. The number of inventories that are read does not grow with the fleet.
+ */
+import type { RunningMigration, SeenHost } from "./core/evacuation-event.ts";
+import { runningOf } from "./core/evacuation-limits.ts";
+import type { EvacuationState } from "./core/evacuation-state.ts";
+import { type PlacementDomain, type PlacementHost, type PlacementView, verdictKey } from "./core/placement-view.ts";
+import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
+import { inParts, type Preflights } from "./preflights.ts";
+import { hostRefusals, isConnected } from "./refusals.ts";
+
+/** Inventories read for one look: sources, named destinations, then the hosts with the most free memory. More choice makes no better plan. */
+export const inventoriesMax = 64;
+
+export interface Seen {
+  view: PlacementView;
+  /** Everything under way, whoever asked for it, and what evacuations have committed to start. */
+  running: RunningMigration[];
+  hosts: SeenHost[];
+  records: ReadonlyMap<string, HostRecord>;
+  /** Each domain that was seen, where it counts as being. */
+  placed: ReadonlyMap<string, PlacedDomain>;
+}
+
+export interface Look {
+  /** The evacuation that looks. */
+  state: EvacuationState;
+  /** All others that have not ended. */
+  others: readonly EvacuationState[];
+  preflights: Preflights;
+}
+
+const isActive = ({ state }: PlacedDomain): boolean => state !== "shutoff";
+
+const freeKiB = ({ facts }: HostRecord): number =>
+  facts?.libvirt.reachable === true ? facts.libvirt.freeMemoryKiB : 0;
+
+/** Why a host takes no domains now; null: it does. */
+function closedBy(
+  host: HostRecord,
+  emptied: ReadonlyMap<string, string>,
+  opens: string | null,
+  ports: Ports,
+): PlacementHost["closed"] {
+  const by = emptied.get(host.id);
+  if (by !== undefined)
+    return {
+      code: "host.cordoned",
+      cause: `${host.name} is being emptied by ${by}.`,
+      action: `Wait for its end (vmferry evacuation watch ${by}) or choose another host.`,
+    };
+  const refusal = hostRefusals(host, "destination", ports).find(
+    ({ code }) => code !== "host.cordoned" || host.id !== opens,
+  );
+  if (refusal !== undefined) return { code: refusal.code, cause: refusal.cause, action: refusal.action };
+  if (host.facts?.libvirt.reachable === true) return null;
+  return {
+    code: "libvirt.unreachable",
+    cause: `The shim on ${host.name} does not reach its libvirt.`,
+    action: `Look at libvirtd on ${host.name} (vmferry doctor there).`,
+  };
+}
+
+/** Looks once. Reads the list of hosts, the locks, and at most `inventoriesMax` inventories. */
+export async function lookAround(ports: Ports, { state, others, preflights }: Look): Promise<Seen> {
+  const records = new Map((await ports.hosts.list()).map((host) => [host.id, host]));
+  const evacuations = [state, ...others];
+  const running = await underWay(ports, evacuations);
+  const emptied = new Map(
+    evacuations.flatMap(({ id, kind, host }) =>
+      kind === "evacuate" && id !== state.id ? [[host.id, id] as const] : [],
+    ),
+  );
+  // An undo and a restore open their host before they begin.
+  const opens = state.kind !== "evacuate" && state.cordoned ? state.host.id : null;
+  const hosts = [...records.values()].map((host) => placementHost(host, closedBy(host, emptied, opens, ports)));
+  const read = chosen(state, hosts, records);
+  const rows = new Map<string, PlacedDomain[]>();
+  const add = (row: PlacedDomain) => rows.set(row.uuid, [...(rows.get(row.uuid) ?? []), row]);
+  await inParts(read, async (id) => {
+    for (const row of await ports.hosts.domainsOf(id)) add(row);
+  });
+  // What is not where it was may be anywhere: asked by its uuid, so that nothing is taken for gone that was only not looked at.
+  const sought = state.domains.filter(
+    ({ domain, homeId }) => !rows.get(domain.uuid)?.some((row) => row.hostId === homeId),
+  );
+  await inParts(sought, async ({ domain }) => {
+    for (const row of await ports.hosts.findDomains(domain.uuid))
+      if (records.has(row.hostId) && !rows.get(row.uuid)?.some(({ hostId }) => hostId === row.hostId)) add(row);
+  });
+
+  const placed = new Map<string, PlacedDomain>();
+  const arrived = arrivals(evacuations);
+  const sources = new Map(running.map(({ domainUuid, sourceId }) => [domainUuid, sourceId]));
+  for (const [uuid, found] of rows) {
+    const row = placeOf(found, sources.get(uuid), arrived.get(uuid));
+    if (row !== null) placed.set(uuid, row);
+  }
+  const atMs = Date.parse(ports.clock.now());
+  const readIds = new Set(read);
+  return {
+    view: {
+      atMs,
+      hosts: hosts.filter(({ id }) => readIds.has(id)),
+      domains: [...placed.values()].map(placementDomain),
+      verdicts: verdictsOf(state, hosts, placed, preflights),
+      moving: running.map(({ domainUuid, sourceId, destinationId }) => ({ domainUuid, sourceId, destinationId })),
+    },
+    running,
+    hosts: [...records.values()].map((host) => ({
+      id: host.id,
+      cordoned: host.cordoned,
+      silentSinceMs: isConnected(host, ports) ? null : Date.parse(host.lastSeenAt ?? host.enrolledAt),
+    })),
+    records,
+    placed,
+  };
+}
+
+/** Locks name what has begun, evacuations what they have committed to begin. A bundle task moves nothing. */
+async function underWay(ports: Ports, evacuations: readonly EvacuationState[]): Promise<RunningMigration[]> {
+  const locks = await ports.migrations.activeMigrations();
+  const running = new Map<string, RunningMigration>();
+  for (const each of evacuations.flatMap(runningOf)) running.set(each.migrationId, each);
+  for (const { migrationId, domainUuid, source, destination } of locks)
+    if (source !== destination)
+      running.set(migrationId, { migrationId, domainUuid, sourceId: source, destinationId: destination });
+  return [...running.values()];
+}
+
+/** Where domains have arrived by evacuations that still run, and from where: the inventory may lag behind. */
+const arrivals = (evacuations: readonly EvacuationState[]) =>
+  new Map(
+    evacuations.flatMap(({ domains }) =>
+      domains.flatMap(({ state, domain, homeId, destinationId }) =>
+        state === "moved" && destinationId !== null ? [[domain.uuid, { homeId, destinationId }] as const] : [],
+      ),
+    ),
+  );
+
+function placeOf(
+  rows: readonly PlacedDomain[],
+  sourceId: string | undefined,
+  arrived: { homeId: string; destinationId: string } | undefined,
+): PlacedDomain | null {
+  const on = (hostId: string | undefined) => rows.find((row) => row.hostId === hostId);
+  const moving = on(sourceId);
+  if (moving !== undefined) return moving;
+  const there = on(arrived?.destinationId);
+  if (there !== undefined) return there;
+  const left = on(arrived?.homeId);
+  if (arrived !== undefined && left !== undefined && rows.length === 1)
+    return { ...left, hostId: arrived.destinationId };
+  return rows.find(isActive) ?? rows[0] ?? null;
+}
+
+/** Which inventories are read: every source, what is named, and of the rest those that may take something, the roomiest first. */
+function chosen(
+  state: EvacuationState,
+  hosts: readonly PlacementHost[],
+  records: ReadonlyMap<string, HostRecord>,
+): string[] {
+  const sources = state.domains.map(({ homeId }) => homeId);
+  const used = state.domains.flatMap(({ destinationId }) => (destinationId === null ? [] : [destinationId]));
+  const named = state.kind === "evacuate" ? (state.policy.to ?? []) : [];
+  const rest = hosts
+    .map(({ id, closed }) => ({ id, closed: closed !== null, free: freeOf(records.get(id)) }))
+    .sort(
+      (one, other) =>
+        Number(one.closed) - Number(other.closed) || other.free - one.free || (one.id < other.id ? -1 : 1),
+    )
+    .map(({ id }) => id);
+  const ids = new Set([state.host.id, ...sources, ...named, ...used]);
+  for (const id of rest) if (ids.size < inventoriesMax) ids.add(id);
+  return [...ids].filter((id) => records.has(id));
+}
+
+const freeOf = (host: HostRecord | undefined): number => (host === undefined ? 0 : freeKiB(host));
+
+function placementHost(host: HostRecord, closed: PlacementHost["closed"]): PlacementHost {
+  const libvirt = host.facts?.libvirt;
+  const known = libvirt?.reachable === true ? libvirt : null;
+  return {
+    id: host.id,
+    name: host.name,
+    labels: host.facts?.labels ?? {},
+    cpus: known?.cpus ?? 0,
+    memoryKiB: known?.memoryKiB ?? 0,
+    closed,
+  };
+}
+
+const placementDomain = (row: PlacedDomain): PlacementDomain => ({
+  uuid: row.uuid,
+  name: row.name,
+  hostId: row.hostId,
+  memoryKiB: row.memoryKiB,
+  vcpus: row.vcpus,
+  active: isActive(row),
+  snapshots: row.snapshots,
+  labels: row.labels,
+});
+
+function verdictsOf(
+  state: EvacuationState,
+  hosts: readonly PlacementHost[],
+  placed: ReadonlyMap<string, PlacedDomain>,
+  preflights: Preflights,
+): PlacementView["verdicts"] {
+  const accept = new Set(state.policy.accept);
+  const verdicts = new Map<string, NonNullable<ReturnType<Preflights["verdict"]>>>();
+  for (const { domain } of state.domains) {
+    const row = placed.get(domain.uuid);
+    if (row === undefined) continue;
+    for (const { id } of hosts) {
+      const verdict = id === row.hostId ? null : preflights.verdict(row.uuid, row.hostId, id, accept);
+      if (verdict !== null) verdicts.set(verdictKey(row.uuid, id), verdict);
+    }
+  }
+  return verdicts;
+}
