@@ -10,10 +10,10 @@ import { type Fleet, hostAt, isAllowed, isProven, type Ledger, type Load } from 
 import { type Blocker, cut, obstaclesOn } from "./placement-obstacle.ts";
 import { runs, type Step } from "./placement-schedule.ts";
 
-/** States looked at for one order, with each number of stops; small tangles have far fewer. */
-export const sequenceNodesMax = 4_000;
+/** Domains and hosts looked at in the search for one order: some tenths of a second. Tangles of six domains on four hosts need far fewer. */
+export const sequenceLooksMax = 2_000_000;
 /** The same over all orders of one plan, for after each one that stays the rest is tried again. */
-export const sequenceNodesAllMax = 20_000;
+export const sequenceLooksAllMax = 4_000_000;
 /** Stops in one order: more make a plan that nobody follows. */
 export const stopsMax = 4;
 /** Hosts tried for a stop, the roomiest first. */
@@ -33,14 +33,14 @@ export interface Sequence {
 /** `items`: by urgency, each domain once, held by its `from` in `ledger`. `stops`: the hosts that may hold a domain on its way. */
 export function sequence(fleet: Fleet, ledger: Ledger, items: readonly Item[], stops: readonly number[]): Sequence {
   const stuck = new Map<Item, Blocker>();
-  let nodesLeft = sequenceNodesAllMax;
+  let looksLeft = sequenceLooksAllMax;
   for (;;) {
     const candidates = items.filter((item) => !stuck.has(item));
     const { standing, end } = standingOf(ledger, candidates);
     const straight = straightOf(ledger, standing);
-    const search = new OrderSearch(fleet, ledger, standing, stops, Math.min(sequenceNodesMax, Math.max(1, nodesLeft)));
+    const search = new OrderSearch(fleet, ledger, standing, stops, Math.min(sequenceLooksMax, looksLeft));
     const steps = straight.left.length === 0 ? straight.steps : search.run();
-    nodesLeft -= search.nodes;
+    looksLeft -= search.looks;
     if (steps !== null) {
       const kept = new Set(standing);
       const falls = candidates.filter((item) => !kept.has(item));
@@ -103,61 +103,63 @@ function straightOf(ledger: Ledger, items: readonly Item[]): { steps: Step[]; le
 }
 
 class OrderSearch {
-  nodes = 0;
+  looks = 0;
   exhausted = false;
   readonly #fleet: Fleet;
   readonly #room: Ledger;
   readonly #items: readonly Item[];
   readonly #stops: readonly number[];
-  readonly #nodesMax: number;
+  readonly #looksMax: number;
   readonly #steps: Step[] = [];
   /** Where each of those left is, by its place in `items`; undefined: it has arrived. */
   readonly #at: (number | undefined)[];
   readonly #stopped: (Step | null)[];
   #failed = new Set<string>();
 
-  constructor(fleet: Fleet, ledger: Ledger, items: readonly Item[], stops: readonly number[], nodesMax: number) {
+  constructor(fleet: Fleet, ledger: Ledger, items: readonly Item[], stops: readonly number[], looksMax: number) {
     this.#fleet = fleet;
     this.#room = ledger.clone();
     this.#items = items;
     this.#stops = stops;
-    this.#nodesMax = nodesMax;
+    this.#looksMax = looksMax;
     this.#at = items.map(({ from }) => from);
     this.#stopped = items.map(() => null);
   }
 
   /** The steps in an order that fits; null: none was found. */
   run(): Step[] | null {
-    for (let stopsLeft = 0; stopsLeft <= Math.min(stopsMax, this.#items.length); stopsLeft += 1) {
-      this.#failed = new Set();
-      this.nodes = 0;
-      this.exhausted = false;
-      if (this.#descend(stopsLeft)) return [...this.#steps];
+    for (let stops = 0; stops <= Math.min(stopsMax, this.#items.length); stops += 1) {
+      // What is safe for the end may still take the room of a stop, so with stops the orders without that short cut are tried as well.
+      for (const direct of stops === 0 ? [true] : [true, false]) {
+        this.#failed = new Set();
+        if (this.#descend(stops, direct)) return [...this.#steps];
+        if (this.exhausted) return null;
+      }
     }
     return null;
   }
 
-  #descend(stopsLeft: number): boolean {
+  #descend(stopsLeft: number, direct: boolean): boolean {
     const depth = this.#steps.length;
-    this.#runSafe();
+    if (direct) this.#runSafe();
     if (this.#at.every((slot) => slot === undefined)) return true;
     const key = `${stopsLeft} ${this.#at.join(",")}`;
     if (!this.#failed.has(key)) {
-      this.nodes += 1;
-      if (this.nodes > this.#nodesMax) this.exhausted = true;
-      else if (this.#branches(stopsLeft)) return true;
+      this.looks += 3 * this.#items.length;
+      if (this.looks > this.#looksMax) this.exhausted = true;
+      else if (this.#branches(stopsLeft, direct)) return true;
       this.#failed.add(key);
     }
     while (this.#steps.length > depth) this.#back();
     return false;
   }
 
-  #branches(stopsLeft: number): boolean {
+  #branches(stopsLeft: number, direct: boolean): boolean {
     for (const [index, { load, to }] of this.#items.entries()) {
       if (this.exhausted) return false;
       if (this.#at[index] === undefined || !this.#room.fits(load, to)) continue;
       this.#go(index, to);
-      if (this.#descend(stopsLeft)) return true;
+      if (this.#descend(stopsLeft, direct)) return true;
       this.#back();
     }
     if (stopsLeft === 0) return false;
@@ -171,7 +173,7 @@ class OrderSearch {
       for (const slot of this.#stopHosts(index)) {
         if (this.exhausted) return false;
         this.#go(index, slot);
-        if (this.#descend(stopsLeft - 1)) return true;
+        if (this.#descend(stopsLeft - 1, direct)) return true;
         this.#back();
       }
     }
@@ -182,6 +184,7 @@ class OrderSearch {
     const item = this.#items[index];
     if (item === undefined) return [];
     const { load, to } = item;
+    this.looks += this.#stops.length;
     return this.#stops
       .filter(
         (slot) =>

@@ -147,6 +147,26 @@ describe("orders of moves", () => {
     judge(view, moves, policy);
   });
 
+  test("while a limit holds the first one up, none that would close its way starts before it", () => {
+    const view = viewOf(
+      [host("h1", 20), host("h2", 12), host("h3", 10), host("h4", 10)],
+      [domain("w", "h2", 2, { priority: "90" }), domain("x", "h3", 10), domain("y", "h1", 10), domain("z", "h2", 10)],
+    );
+    const { moves, blocked } = orderMoves(
+      view,
+      [
+        { domainUuid: "w", toId: "h4" },
+        { domainUuid: "x", toId: "h1" },
+        { domainUuid: "y", toId: "h2" },
+        { domainUuid: "z", toId: "h1" },
+      ],
+      { ...policy, outMax: 1 },
+    );
+    assert.deepEqual(blocked, []);
+    assert.deepEqual(hops(moves), ["w h2>h4", "z h2>h1", "y h1>h2", "x h3>h1"]);
+    judge(view, moves, { ...policy, outMax: 1 });
+  });
+
   test("what cannot go has its cause: absent, held, pinned, closed, refused, no room; what is there already is left out", () => {
     const refused: Verdict = {
       allowed: false,
