@@ -92,10 +92,14 @@ const outlooks: Record<FaultCode, Outlook> = {
 /** Of a migration that was refused or failed. */
 export const outlookOf = ({ code }: Pick<FaultBody, "code">): Outlook => outlooks[code];
 
-/** Beside what is `later` anyhow: what speaks against every destination now and may pass without a person. */
+/**
+ * Beside what is `later` anyhow: what speaks against every destination now and may pass without a person. `placement.noDestination`
+ * is said where each has another reason, so one of them may be no more than a host that is full or away.
+ */
 const passing: ReadonlySet<FaultCode> = new Set([
   "destination.memory",
   "placement.noRoom",
+  "placement.noDestination",
   "placement.swap",
   "destination.lost",
   "peer.unreachable",
