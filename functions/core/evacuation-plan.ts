@@ -3,6 +3,7 @@
  * given as a function, so that the executor can be proven with any planner, also with a bad one.
  */
 import type { EvacuationEvent } from "./evacuation-event.ts";
+import { outlookOf } from "./evacuation-fault.ts";
 import { settledByOthers } from "./evacuation-result.ts";
 import type { EvacuationState } from "./evacuation-state.ts";
 import {
@@ -64,7 +65,25 @@ export function evacuationPlan(state: EvacuationState, view: PlacementView, plan
   const avoiding = new Set(tried.map(({ domain }) => domain.uuid));
   const first = ask(avoided(avoiding));
   const stuck = first.blocked.filter(({ domainUuid }) => avoiding.delete(domainUuid)).length > 0;
-  return only(wanted, stuck ? ask(avoided(avoiding)) : first);
+  return only(wanted, ownBlockers(view, stuck ? ask(avoided(avoiding)) : first));
+}
+
+/**
+ * Where every destination has another reason, one may still be the domain's own: it goes nowhere, whatever becomes of the hosts that
+ * are full or away. That is what to say of it, and no reason to wait for them.
+ */
+function ownBlockers(view: PlacementView, plan: Plan): Plan {
+  const blocked = plan.blocked.map((each) => {
+    if (each.blocker.code !== "placement.noDestination") return each;
+    const own = view.hosts
+      .flatMap(({ id }) => {
+        const verdict = view.verdicts.get(verdictKey(each.domainUuid, id));
+        return verdict === undefined || verdict.allowed ? [] : verdict.blockers;
+      })
+      .find((blocker) => outlookOf(blocker) === "never");
+    return own === undefined ? each : { ...each, blocker: own };
+  });
+  return { ...plan, blocked };
 }
 
 const failedThere = (atMs: number): Verdict => ({

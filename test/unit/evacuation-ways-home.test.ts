@@ -237,6 +237,25 @@ describe("what the planner is asked", () => {
     assert.deepEqual(asked, [[verdictKey(uuid(0), hostId(1))], []]);
   });
 
+  test("what is the domain's own is said, though another host is only away", () => {
+    const { hosts, verdicts } = view([domain(0, 0)]);
+    const away = { code: "host.offline" as const, cause: "host2 is silent.", action: "Wait." };
+    const hostdev = { code: "domain.hostdev" as const, cause: "It has a device.", action: "Detach it." };
+    const seenNow = view([domain(0, 0)], {
+      hosts: hosts.map((host) => (host.id === hostId(2) ? { ...host, closed: away } : host)),
+      verdicts: new Map(verdicts).set(verdictKey(uuid(0), hostId(1)), {
+        allowed: false,
+        atMs: startMs,
+        blockers: [hostdev],
+      }),
+    });
+    assert.equal(
+      plan(seenNow, [hostId(0)], placementPolicyOf(born(1))).blocked[0]?.blocker.code,
+      "placement.noDestination",
+    );
+    assert.deepEqual(evacuationPlan(born(1), seenNow, plan).blocked[0]?.blocker, hostdev);
+  });
+
   test("home is the only destination of the way home", () => {
     const undo = newUndo(
       { id: evacuationId(2), origin, policy, deadlineMs: null, of: evacuated(), places: places(1, 2) },
