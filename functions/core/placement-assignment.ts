@@ -5,7 +5,7 @@
  *
  * What counts is more of the highest priority first, then of the next: with equal priorities the most domains. Only domains of the plan are moved.
  */
-import { byUrgency, type Fleet, isAllowed, type Ledger, type Load } from "./placement-ledger.ts";
+import { byUrgency, isAllowed, type Ledger, type Load } from "./placement-ledger.ts";
 import { byRank, type GroupNeed, type Rank, ranked, rankOf } from "./placement-rank.ts";
 
 /** Domain and destination pairs that chains of replacements may look at, over all of a plan; some tens of ms. */
@@ -16,7 +16,6 @@ export const repairDepthMax = 3;
 export const searchPairsMax = 400_000;
 
 export interface Question {
-  fleet: Fleet;
   /** By urgency. */
   loads: readonly Load[];
   /** Destinations that are open, by slot. */
@@ -44,8 +43,8 @@ export function assign(question: Question): Assignment {
   return found.size === loads.length ? found : repaired(asked, new Map(found));
 }
 
-function placesOf({ fleet, slots, ledger }: Question, load: Load): number[] {
-  return slots.filter((slot) => ledger.fits(load, slot) && isAllowed(fleet, load, slot));
+function placesOf({ slots, ledger }: Question, load: Load): number[] {
+  return slots.filter((slot) => ledger.fits(load, slot) && isAllowed(load, slot));
 }
 
 /** What the rest of its group needs with it, from this one on; null: it is alone or of none. Walked in the order of `loads`. */
@@ -65,7 +64,7 @@ export function groupNeeds(loads: readonly Load[]): Map<Load, GroupNeed> {
 
 const byLeastRoom = (one: Rank, other: Rank): number => one.share - other.share || byRank(one, other);
 
-function greedy({ fleet, loads, slots, ledger }: Question, strategy: "mostRoom" | "bestFit"): Map<Load, number> {
+function greedy({ loads, slots, ledger }: Question, strategy: "mostRoom" | "bestFit"): Map<Load, number> {
   const room = ledger.clone();
   const needs = groupNeeds(loads);
   const better = strategy === "mostRoom" ? byRank : byLeastRoom;
@@ -74,8 +73,8 @@ function greedy({ fleet, loads, slots, ledger }: Question, strategy: "mostRoom" 
     const need = needs.get(load) ?? null;
     let best: Rank | null = null;
     for (const slot of slots) {
-      if (!room.fits(load, slot) || !isAllowed(fleet, load, slot)) continue;
-      const rank = rankOf(fleet, room, load, slot, need);
+      if (!room.fits(load, slot) || !isAllowed(load, slot)) continue;
+      const rank = rankOf(room, load, slot, need);
       if (best === null || better(rank, best) < 0) best = rank;
     }
     if (best === null) continue;
@@ -86,7 +85,7 @@ function greedy({ fleet, loads, slots, ledger }: Question, strategy: "mostRoom" 
 }
 
 /** Gives each that has no place one of a domain that finds another. Nobody loses a place by it. */
-function repaired({ fleet, loads, slots, ledger }: Question, assignment: Map<Load, number>): Map<Load, number> {
+function repaired({ loads, slots, ledger }: Question, assignment: Map<Load, number>): Map<Load, number> {
   const room = ledger.clone();
   const placed = new Map<number, Set<Load>>();
   const enter = (load: Load, slot: number) => {
@@ -103,13 +102,13 @@ function repaired({ fleet, loads, slots, ledger }: Question, assignment: Map<Loa
   let pairs = 0;
   const place = (load: Load, depth: number, settled: ReadonlySet<Load>): boolean => {
     pairs += slots.length;
-    const [free] = ranked(fleet, room, load, slots, null);
+    const [free] = ranked(room, load, slots, null);
     if (free !== undefined) {
       enter(load, free.slot);
       return true;
     }
     if (depth === 0) return false;
-    for (const slot of slots.filter((candidate) => isAllowed(fleet, load, candidate))) {
+    for (const slot of slots.filter((candidate) => isAllowed(load, candidate))) {
       for (const other of [...(placed.get(slot) ?? [])].sort(byUrgency)) {
         if (pairs >= repairPairsMax) return false;
         pairs += 1;
@@ -152,7 +151,7 @@ function compareLoss(one: Loss, other: Loss): number {
  * that places all counts. Null: nothing better than `best` was found within the bound.
  */
 function search(question: Question, mayLeave: boolean, best: Assignment): Assignment | null {
-  const { fleet, slots } = question;
+  const { slots } = question;
   const room = question.ledger.clone();
   const loads = question.loads.toSorted((one, other) => other.memoryKiB - one.memoryKiB || other.vcpus - one.vcpus);
   const priorities = [...new Set(question.loads.map(({ priority }) => priority))].sort((one, other) => other - one);
@@ -172,7 +171,7 @@ function search(question: Question, mayLeave: boolean, best: Assignment): Assign
     }
     if (pairs >= searchPairsMax) return;
     pairs += slots.length;
-    for (const { slot } of ranked(fleet, room, load, slots, needs.get(load) ?? null)) {
+    for (const { slot } of ranked(room, load, slots, needs.get(load) ?? null)) {
       room.add(load, slot);
       assignment.set(load, slot);
       descend(index + 1);

@@ -7,7 +7,6 @@
  * already takes nothing that needs more of it. Everything is in an order of its own, never in that of the input.
  */
 import type { PlacementDomain, PlacementHost, PlacementPolicy, PlacementView, Verdict } from "./placement-view.ts";
-import { verdictKey } from "./placement-view.ts";
 
 /** Labels of a domain that the planner reads. */
 export const placementLabels = {
@@ -37,6 +36,9 @@ export interface Load {
   /** Its groups; null: of none. */
   affinity: string | null;
   antiAffinity: string | null;
+  /** Answers of preflights by slot, and the slots of other records of its UUID; null: none. */
+  verdicts: ReadonlyMap<number, Verdict> | null;
+  twinSlots: readonly number[] | null;
 }
 
 function loadOf(domain: PlacementDomain): Load {
@@ -48,6 +50,8 @@ function loadOf(domain: PlacementDomain): Load {
     vcpus: domain.active ? domain.vcpus : 0,
     affinity: labels[placementLabels.affinity] ?? null,
     antiAffinity: labels[placementLabels.antiAffinity] ?? null,
+    verdicts: null,
+    twinSlots: null,
   };
 }
 
@@ -76,16 +80,33 @@ export interface Fleet {
 
 export function fleetOf(view: PlacementView, policy: PlacementPolicy): Fleet {
   const hosts = view.hosts.toSorted((one, other) => compareText(one.id, other.id));
+  const slotOf = new Map(hosts.map(({ id }, slot) => [id, slot]));
   const loads = view.domains.map(loadOf).sort(byUrgency);
-  return {
-    view,
-    policy,
-    hosts,
-    slotOf: new Map(hosts.map(({ id }, slot) => [id, slot])),
-    loads,
-    loadsOf: Map.groupBy(loads, ({ domain }) => domain.uuid),
-    underWay: new Map(view.moving.map((move) => [move.domainUuid, move])),
-  };
+  const loadsOf = Map.groupBy(loads, ({ domain }) => domain.uuid);
+  enterVerdicts(view, loadsOf, slotOf);
+  for (const twins of loadsOf.values())
+    if (twins.length > 1)
+      for (const load of twins)
+        load.twinSlots = twins.flatMap((twin) => (twin === load ? [] : (slotOf.get(twin.domain.hostId) ?? [])));
+  const underWay = new Map(view.moving.map((move) => [move.domainUuid, move]));
+  return { view, policy, hosts, slotOf, loads, loadsOf, underWay };
+}
+
+/** Each domain with its own answers: looked up by key for every pair they would take most of the time of a plan. */
+function enterVerdicts(
+  { verdicts }: PlacementView,
+  loadsOf: ReadonlyMap<string, readonly Load[]>,
+  slotOf: ReadonlyMap<string, number>,
+): void {
+  const rows = new Map<string, Map<number, Verdict>>();
+  for (const [key, verdict] of verdicts) {
+    const [uuid = "", hostId = ""] = key.split(" ");
+    const slot = slotOf.get(hostId);
+    if (slot === undefined) continue;
+    const row = rows.get(uuid) ?? new Map<number, Verdict>();
+    rows.set(uuid, row.set(slot, verdict));
+  }
+  for (const [uuid, row] of rows) for (const load of loadsOf.get(uuid) ?? []) load.verdicts = row;
 }
 
 /** The host of a slot. Throws on a slot that is none: a mistake of ours. */
@@ -95,26 +116,11 @@ export function hostAt({ hosts }: Fleet, slot: number): PlacementHost {
   return host;
 }
 
-export function verdictOn({ view }: Fleet, load: Load, host: PlacementHost): Verdict | undefined {
-  return view.verdicts.size === 0 ? undefined : view.verdicts.get(verdictKey(load.domain.uuid, host.id));
-}
-
-/** Whether another record of the same domain stands there: libvirt would refuse it. */
-export function hasTwinOn({ loadsOf }: Fleet, load: Load, hostId: string): boolean {
-  const twins = loadsOf.get(load.domain.uuid);
-  return (
-    twins !== undefined && twins.length > 1 && twins.some((twin) => twin !== load && twin.domain.hostId === hostId)
-  );
-}
-
 /** Neither refused by a preflight nor there already; an answer that is not known refuses nothing. */
-export function isAllowed(fleet: Fleet, load: Load, slot: number): boolean {
-  const host = hostAt(fleet, slot);
-  return verdictOn(fleet, load, host)?.allowed !== false && !hasTwinOn(fleet, load, host.id);
-}
+export const isAllowed = (load: Load, slot: number): boolean =>
+  load.verdicts?.get(slot)?.allowed !== false && load.twinSlots?.includes(slot) !== true;
 
-export const isProven = (fleet: Fleet, load: Load, slot: number): boolean =>
-  verdictOn(fleet, load, hostAt(fleet, slot))?.allowed === true;
+export const isProven = (load: Load, slot: number): boolean => load.verdicts?.get(slot)?.allowed === true;
 
 type Counts = Map<string, Map<number, number>>;
 

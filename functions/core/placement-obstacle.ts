@@ -4,15 +4,7 @@
  */
 import type { Finding } from "#protocol/fault";
 import { textCharsMax } from "#protocol/limits";
-import {
-  type Fleet,
-  hasTwinOn,
-  hostAt,
-  type Ledger,
-  type Load,
-  placementLabels,
-  verdictOn,
-} from "./placement-ledger.ts";
+import { type Fleet, hostAt, type Ledger, type Load, placementLabels } from "./placement-ledger.ts";
 import { sizeText } from "./placement-rank.ts";
 
 export type Blocker = Pick<Finding, "code" | "cause" | "action">;
@@ -30,11 +22,12 @@ const kindTexts: Record<Kind, string> = {
   twin: "with a copy of it",
 };
 
-interface Obstacle {
+export interface Obstacle {
   kind: Kind;
-  blocker: Blocker;
-  /** How much is missing, as a share of what is needed; to compare. */
+  code: Blocker["code"];
+  /** How far from possible; to compare two of one kind. Of room: what is missing as a share of what is needed. */
   shortage: number;
+  words: () => Pick<Blocker, "cause" | "action">;
 }
 
 /** Which hosts a plan may choose from. `emptied`: it empties them itself. */
@@ -86,74 +79,95 @@ export function heldBack(fleet: Fleet, load: Load): Blocker | null {
 const isOnlyActive = (load: Load, twins: readonly Load[]): boolean =>
   load.domain.active && twins.every((twin) => twin === load || !twin.domain.active);
 
-/** All that stands in the way of one domain on one host; none: it could go there. */
+/** All that stands in the way of one domain on one host; none: it could go there. Their words are made only when they are asked for. */
 export function obstaclesOn(fleet: Fleet, ledger: Ledger, load: Load, slot: number, to: Choice["to"]): Obstacle[] {
   const host = hostAt(fleet, slot);
   const obstacles: Obstacle[] = [];
-  const meet = (kind: Kind, blocker: Blocker, shortage = 0) => obstacles.push({ kind, blocker, shortage });
-  if (!ledger.hasRoom(load.memoryKiB, load.vcpus, slot)) {
-    const { text, shortage } = lackText(fleet, ledger, load, slot);
-    meet(
-      "room",
-      {
-        code: "placement.noRoom",
-        cause: `${host.name} lacks ${text}.`,
+  const { memoryLack, vcpusLack } = lackOf(ledger, load, slot);
+  if (memoryLack > 0 || vcpusLack > 0)
+    obstacles.push({
+      kind: "room",
+      code: "placement.noRoom",
+      shortage: Math.max(memoryLack / Math.max(1, load.memoryKiB), vcpusLack / Math.max(1, load.vcpus)),
+      words: () => ({
+        cause: `${host.name} lacks ${lackText(fleet, ledger, load, slot)}.`,
         action: `Free that much on ${host.name}, add a host, or state a smaller reserve or a larger overcommit.`,
-      },
-      shortage,
-    );
-  }
+      }),
+    });
   const rivals = ledger.rivals(load, slot);
   if (rivals > 0)
-    meet("antiAffinity", {
+    obstacles.push({
+      kind: "antiAffinity",
       code: "placement.antiAffinity",
-      cause: `${host.name} has ${rivals} of the anti-affinity group ${load.antiAffinity}, which never share a host.`,
-      action: `Move that one away from ${host.name} first, or add a host for the group.`,
+      shortage: rivals,
+      words: () => ({
+        cause: `${host.name} has ${rivals} of the anti-affinity group ${load.antiAffinity}, which never share a host.`,
+        action: `Move that one away from ${host.name} first, or add a host for the group.`,
+      }),
     });
-  if (host.closed !== null) meet("closed", host.closed);
+  const { closed } = host;
+  if (closed !== null) obstacles.push({ kind: "closed", code: closed.code, shortage: 0, words: () => closed });
   if (to !== null && !to.has(host.id))
-    meet("unnamed", {
+    obstacles.push({
+      kind: "unnamed",
       code: "placement.noDestination",
-      cause: `${host.name} is not among the destinations that were named.`,
-      action: `Name ${host.name} as well, or leave the choice open.`,
+      shortage: 0,
+      words: () => ({
+        cause: `${host.name} is not among the destinations that were named.`,
+        action: `Name ${host.name} as well, or leave the choice open.`,
+      }),
     });
-  const verdict = verdictOn(fleet, load, host);
+  const verdict = load.verdicts?.get(slot);
   if (verdict?.allowed === false) {
     const [first, ...others] = verdict.blockers;
-    meet(
-      "refused",
-      {
-        code: first?.code ?? "placement.noDestination",
+    obstacles.push({
+      kind: "refused",
+      code: first?.code ?? "placement.noDestination",
+      shortage: verdict.blockers.length,
+      words: () => ({
         cause: `The check for ${host.name} says: ${first?.cause ?? "no"}${others.length === 0 ? "" : ` (and ${others.length} more)`}`,
         action: first?.action ?? `Ask it again: vmferry check ${load.domain.name} --to ${host.name}`,
-      },
-      verdict.blockers.length,
-    );
+      }),
+    });
   }
-  if (hasTwinOn(fleet, load, host.id))
-    meet("twin", {
+  if (load.twinSlots?.includes(slot) === true)
+    obstacles.push({
+      kind: "twin",
       code: "destination.duplicateUuid",
-      cause: `${host.name} has a domain of the same UUID already.`,
-      action: "Look at both; undefine the one that is not needed.",
+      shortage: 0,
+      words: () => ({
+        cause: `${host.name} has a domain of the same UUID already.`,
+        action: "Look at both; undefine the one that is not needed.",
+      }),
     });
   return obstacles;
 }
 
-function lackText(fleet: Fleet, ledger: Ledger, load: Load, slot: number): { text: string; shortage: number } {
-  const memoryFree = Math.max(0, ledger.memoryFree(slot));
-  const vcpusFree = Math.max(0, ledger.vcpusFree(slot));
-  const memoryLack = load.memoryKiB - memoryFree;
-  const vcpusLack = load.vcpus - vcpusFree;
+export const blockerOf = ({ code, words }: Obstacle): Blocker => {
+  const { cause, action } = words();
+  return { code, cause, action };
+};
+
+function lackOf(ledger: Ledger, load: Load, slot: number): { memoryLack: number; vcpusLack: number } {
+  return {
+    memoryLack: load.memoryKiB === 0 ? 0 : load.memoryKiB - Math.max(0, ledger.memoryFree(slot)),
+    vcpusLack: load.vcpus === 0 ? 0 : load.vcpus - Math.max(0, ledger.vcpusFree(slot)),
+  };
+}
+
+function lackText(fleet: Fleet, ledger: Ledger, load: Load, slot: number): string {
+  const { memoryLack, vcpusLack } = lackOf(ledger, load, slot);
   const texts = [];
   if (memoryLack > 0)
     texts.push(
-      `${sizeText(memoryLack)} of memory (${sizeText(load.memoryKiB)} needed, ${sizeText(memoryFree)} of ` +
+      `${sizeText(memoryLack)} of memory (${sizeText(load.memoryKiB)} needed, ${sizeText(Math.max(0, ledger.memoryFree(slot)))} of ` +
         `${sizeText(hostAt(fleet, slot).memoryKiB)} free beside the reserve)`,
     );
   if (vcpusLack > 0)
-    texts.push(`${vcpusLack} vCPUs (${load.vcpus} needed, ${vcpusFree} of ${ledger.vcpusMax[slot] ?? 0} free)`);
-  const shortage = Math.max(memoryLack / Math.max(1, load.memoryKiB), vcpusLack / Math.max(1, load.vcpus));
-  return { text: texts.join(" and "), shortage };
+    texts.push(
+      `${vcpusLack} vCPUs (${load.vcpus} needed, ${Math.max(0, ledger.vcpusFree(slot))} of ${ledger.vcpusMax[slot] ?? 0} free)`,
+    );
+  return texts.join(" and ");
 }
 
 /** Why nowhere. `ledger`: after the plan, without this domain on any destination. */
@@ -185,10 +199,10 @@ export function explain(fleet: Fleet, ledger: Ledger, load: Load, { emptied, to 
           : `Try it: vmferry migrate ${load.domain.name} --to ${nearest.host.name}`,
     };
   const also = more.length === 0 ? "" : ` It is also ${more.map(({ kind }) => kindTexts[kind]).join(", ")}.`;
-  const same = rest.every(({ obstacles }) => obstacles[0]?.blocker.code === first.blocker.code);
-  const { cause, action } = first.blocker;
+  const same = rest.every(({ obstacles }) => obstacles[0]?.code === first.code);
+  const { cause, action } = first.words();
   return {
-    code: same ? first.blocker.code : "placement.noDestination",
+    code: same ? first.code : "placement.noDestination",
     cause: cut(
       rest.length === 0 ? `${cause}${also}` : `No host can take it; the nearest: ${cause}${also} ${countText(rest)}`,
     ),
@@ -208,7 +222,7 @@ function countText(rest: readonly { obstacles: readonly Obstacle[] }[]): string 
     const [first] = obstacles;
     if (first === undefined) continue;
     const told = first.kind === "closed" || first.kind === "refused";
-    const text = `${kindTexts[first.kind]}${told ? ` (${first.blocker.code})` : ""}`;
+    const text = `${kindTexts[first.kind]}${told ? ` (${first.code})` : ""}`;
     counts.set(text, (counts.get(text) ?? 0) + 1);
   }
   const texts = [...counts]

@@ -3,7 +3,7 @@
  * checked; where more of its affinity group are; where the whole of that group would fit; then the largest share of room left (of memory or vCPUs,
  * whichever is less). The host's id decides between equals, so that the same fleet gives the same plan.
  */
-import { type Fleet, hostAt, isAllowed, isProven, type Ledger, type Load, verdictOn } from "./placement-ledger.ts";
+import { type Fleet, hostAt, isAllowed, isProven, type Ledger, type Load } from "./placement-ledger.ts";
 
 export interface Rank {
   slot: number;
@@ -16,10 +16,10 @@ export interface Rank {
 /** What those of an affinity group that are still to be placed need together; null where there is no group to gather. */
 export type GroupNeed = { memoryKiB: number; vcpus: number } | null;
 
-export function rankOf(fleet: Fleet, ledger: Ledger, load: Load, slot: number, need: GroupNeed): Rank {
+export function rankOf(ledger: Ledger, load: Load, slot: number, need: GroupNeed): Rank {
   return {
     slot,
-    proven: isProven(fleet, load, slot),
+    proven: isProven(load, slot),
     mates: ledger.mates(load, slot),
     gathers: need !== null && ledger.hasRoom(need.memoryKiB, need.vcpus, slot),
     share: ledger.shareAfter(load, slot),
@@ -35,11 +35,34 @@ export const byRank = (one: Rank, other: Rank): number =>
   one.slot - other.slot;
 
 /** All that may take it now, the best first. */
-export const ranked = (fleet: Fleet, ledger: Ledger, load: Load, slots: readonly number[], need: GroupNeed): Rank[] =>
+export const ranked = (ledger: Ledger, load: Load, slots: readonly number[], need: GroupNeed): Rank[] =>
   slots
-    .filter((slot) => ledger.fits(load, slot) && isAllowed(fleet, load, slot))
-    .map((slot) => rankOf(fleet, ledger, load, slot, need))
+    .filter((slot) => ledger.fits(load, slot) && isAllowed(load, slot))
+    .map((slot) => rankOf(ledger, load, slot, need))
     .sort(byRank);
+
+/** The best `count` of them and how many there are, without sorting a fleet for each domain. */
+export function bestRanked(
+  ledger: Ledger,
+  load: Load,
+  slots: readonly number[],
+  need: GroupNeed,
+  count: number,
+): { best: Rank[]; fitting: number } {
+  const best: Rank[] = [];
+  let fitting = 0;
+  for (const slot of slots) {
+    if (!ledger.fits(load, slot) || !isAllowed(load, slot)) continue;
+    fitting += 1;
+    const rank = rankOf(ledger, load, slot, need);
+    const last = best[count - 1];
+    if (last !== undefined && byRank(last, rank) < 0) continue;
+    const at = best.findIndex((other) => byRank(rank, other) < 0);
+    best.splice(at < 0 ? best.length : at, 0, rank);
+    best.length = Math.min(best.length, count);
+  }
+  return { best, fitting };
+}
 
 /** "12.4 GiB", "512 MiB": binary, as hosts and domains are sized. */
 export function sizeText(kib: number): string {
@@ -67,7 +90,7 @@ export function leftText(fleet: Fleet, ledger: Ledger, load: Load, slot: number)
 }
 
 function provenText(fleet: Fleet, load: Load, slot: number): string {
-  const verdict = verdictOn(fleet, load, hostAt(fleet, slot));
+  const verdict = load.verdicts?.get(slot);
   if (verdict?.allowed !== true) return "not checked yet";
   return `a check allowed it ${ageText(fleet.view.atMs - verdict.atMs)} ago`;
 }

@@ -7,7 +7,7 @@
  * in the steps or among those that stay, with its cause.
  */
 import { type Fleet, hostAt, isAllowed, isProven, type Ledger, type Load } from "./placement-ledger.ts";
-import { type Blocker, cut, obstaclesOn } from "./placement-obstacle.ts";
+import { type Blocker, blockerOf, cut, obstaclesOn } from "./placement-obstacle.ts";
 import { runs, type Step } from "./placement-schedule.ts";
 
 /** Domains and hosts looked at in the search for one order: some tenths of a second. Tangles of six domains on four hosts need far fewer. */
@@ -38,7 +38,7 @@ export function sequence(fleet: Fleet, ledger: Ledger, items: readonly Item[], s
     const candidates = items.filter((item) => !stuck.has(item));
     const { standing, end } = standingOf(ledger, candidates);
     const straight = straightOf(ledger, standing);
-    const search = new OrderSearch(fleet, ledger, standing, stops, Math.min(sequenceLooksMax, looksLeft));
+    const search = new OrderSearch(ledger, standing, stops, Math.min(sequenceLooksMax, looksLeft));
     const steps = straight.left.length === 0 ? straight.steps : search.run();
     looksLeft -= search.looks;
     if (steps !== null) {
@@ -105,7 +105,6 @@ function straightOf(ledger: Ledger, items: readonly Item[]): { steps: Step[]; le
 class OrderSearch {
   looks = 0;
   exhausted = false;
-  readonly #fleet: Fleet;
   readonly #room: Ledger;
   readonly #items: readonly Item[];
   readonly #stops: readonly number[];
@@ -116,8 +115,7 @@ class OrderSearch {
   readonly #stopped: (Step | null)[];
   #failed = new Set<string>();
 
-  constructor(fleet: Fleet, ledger: Ledger, items: readonly Item[], stops: readonly number[], looksMax: number) {
-    this.#fleet = fleet;
+  constructor(ledger: Ledger, items: readonly Item[], stops: readonly number[], looksMax: number) {
     this.#room = ledger.clone();
     this.#items = items;
     this.#stops = stops;
@@ -186,13 +184,10 @@ class OrderSearch {
     const { load, to } = item;
     this.looks += this.#stops.length;
     return this.#stops
-      .filter(
-        (slot) =>
-          slot !== to && slot !== this.#at[index] && this.#room.fits(load, slot) && isAllowed(this.#fleet, load, slot),
-      )
+      .filter((slot) => slot !== to && slot !== this.#at[index] && this.#room.fits(load, slot) && isAllowed(load, slot))
       .sort(
         (one, other) =>
-          Number(isProven(this.#fleet, load, other)) - Number(isProven(this.#fleet, load, one)) ||
+          Number(isProven(load, other)) - Number(isProven(load, one)) ||
           this.#room.shareAfter(load, other) - this.#room.shareAfter(load, one) ||
           one - other,
       )
@@ -241,7 +236,7 @@ function endBlocker(fleet: Fleet, end: Ledger, { load, to }: Item): Blocker {
     ({ kind }) => kind === "room" || kind === "antiAffinity",
   );
   if (first === undefined) throw new Error("one that fits at the end was taken out");
-  return first.blocker;
+  return blockerOf(first);
 }
 
 function swapBlocker(fleet: Fleet, { load, to }: Item, remaining: readonly Item[], exhausted: boolean): Blocker {

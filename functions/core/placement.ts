@@ -16,8 +16,8 @@ import {
   Ledger,
   type Load,
 } from "./placement-ledger.ts";
-import { type Blocker, type Choice, explain, heldBack, obstaclesOn } from "./placement-obstacle.ts";
-import { leftText, ranked, rankOf, reasonText, runnerUpText } from "./placement-rank.ts";
+import { type Blocker, blockerOf, type Choice, explain, heldBack, obstaclesOn } from "./placement-obstacle.ts";
+import { bestRanked, leftText, rankOf, reasonText, runnerUpText } from "./placement-rank.ts";
 import { makespanOf, type ScheduledStep, schedule } from "./placement-schedule.ts";
 import { type Item, type Sequence, sequence } from "./placement-sequence.ts";
 import type { BlockedDomain, PlacementPolicy, PlacementView, Plan, PlannedMove, RoomProof } from "./placement-view.ts";
@@ -59,7 +59,7 @@ export function plan(view: PlacementView, fromHostIds: readonly string[], policy
     const { id, closed } = hostAt(fleet, slot);
     return closed === null && !choice.emptied.has(id) && (choice.to === null || choice.to.has(id));
   });
-  const assignment = assign({ fleet, loads, slots, ledger });
+  const assignment = assign({ loads, slots, ledger });
   const words = wordsOf(fleet, ledger, loads, slots, assignment);
   const items = loads.flatMap((load): Item[] => {
     const to = assignment.get(load);
@@ -202,11 +202,11 @@ function wordsOf(
     const slot = assignment.get(load);
     if (slot === undefined) continue;
     const need = needs.get(load) ?? null;
-    const fitting = ranked(fleet, room, load, slots, need);
-    const chosen = rankOf(fleet, room, load, slot, need);
+    const { best, fitting } = bestRanked(room, load, slots, need, runnersUpMax + 1);
+    const chosen = rankOf(room, load, slot, need);
     words.set(load, {
-      reason: reasonText(fleet, room, load, chosen, fitting.length),
-      runnersUp: fitting
+      reason: reasonText(fleet, room, load, chosen, fitting),
+      runnersUp: best
         .filter((rank) => rank.slot !== slot)
         .slice(0, runnersUpMax)
         .map((rank) => ({
@@ -242,7 +242,7 @@ function moveOf(fleet: Fleet, { step, wave, startMs, endMs }: ScheduledStep, wor
     wave,
     startMs,
     endMs,
-    proven: isProven(fleet, step.load, step.to),
+    proven: isProven(step.load, step.to),
   };
 }
 
@@ -256,12 +256,12 @@ function goalBlocker(fleet: Fleet, load: Load, toId: string): Blocker | null {
     };
   const host = hostAt(fleet, slot);
   if (host.closed !== null) return host.closed;
-  if (isAllowed(fleet, load, slot)) return null;
+  if (isAllowed(load, slot)) return null;
   // Room is judged with all the moves together, not here.
-  const standing = ["refused", "twin"];
-  return (
-    obstaclesOn(fleet, Ledger.of(fleet), load, slot, null).find(({ kind }) => standing.includes(kind))?.blocker ?? null
+  const refusal = obstaclesOn(fleet, Ledger.of(fleet), load, slot, null).find(
+    ({ kind }) => kind === "refused" || kind === "twin",
   );
+  return refusal === undefined ? null : blockerOf(refusal);
 }
 
 const absent = (domainUuid: string): Blocker => ({
