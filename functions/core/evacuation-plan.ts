@@ -56,6 +56,7 @@ export function evacuationPlan(state: EvacuationState, view: PlacementView, plan
 
   const tried = [...wanted.values()].filter(({ triedIds }) => state.kind === "evacuate" && triedIds.length > 0);
   const avoided = (uuids: ReadonlySet<string>): PlacementView["verdicts"] => {
+    if (uuids.size === 0) return view.verdicts;
     const verdicts = new Map(view.verdicts);
     for (const { domain, triedIds } of tried)
       if (uuids.has(domain.uuid))

@@ -52,9 +52,17 @@ export class ControlPlane {
 
   at = (): string => new Date(this.world.nowMs).toISOString();
 
+  /** What the text says, and nothing else; a text is read once. */
   load(id: string): EvacuationState {
-    return evacuationStateSchema.parse(JSON.parse(this.texts.get(id) ?? "null"));
+    const text = this.texts.get(id) ?? "null";
+    const read = this.#read.get(id);
+    if (read?.text === text) return read.state;
+    const state = evacuationStateSchema.parse(JSON.parse(text));
+    this.#read.set(id, { text, state });
+    return state;
   }
+
+  readonly #read = new Map<string, { text: string; state: EvacuationState }>();
 
   all = (): EvacuationState[] => [...this.texts.keys()].map((id) => this.load(id));
   active = (): EvacuationState[] => this.all().filter((state) => !isEnded(state));
@@ -107,7 +115,7 @@ export class ControlPlane {
     const others = this.active().filter((other) => other.id !== id);
     const committed = [...others, state].flatMap(runningOf);
     const emptied = new Set([...others, state].filter(({ kind }) => kind === "evacuate").map(({ host }) => host.id));
-    const view = this.world.view(emptied, committed);
+    const view = this.world.view(emptied, committed, new Set(state.domains.map(({ domain }) => domain.uuid)));
     for (const event of strayed(state, view, this.at())) this.#apply(id, event);
     const now = this.load(id);
     if (isEnded(now)) return;

@@ -248,8 +248,12 @@ export class World {
 
   seen = (): SeenHost[] => this.hosts.map(({ id, cordoned, silentSinceMs }) => ({ id, cordoned, silentSinceMs }));
 
-  /** `emptied`: hosts that evacuations are emptying, which take nothing. `committed`: what they have decided and not yet created. */
-  view(emptied: ReadonlySet<string>, committed: readonly RunningMigration[]): PlacementView {
+  /** `emptied`: hosts that evacuations are emptying, which take nothing. `committed`: what they have decided and not yet created. `asked`: domains that preflights were made for. */
+  view(
+    emptied: ReadonlySet<string>,
+    committed: readonly RunningMigration[],
+    asked: ReadonlySet<string>,
+  ): PlacementView {
     const moving = new Map<string, RunningMigration>();
     for (const each of [...this.running(), ...committed]) moving.set(each.domainUuid, each);
     const allowed: Verdict = { allowed: true, atMs: this.nowMs };
@@ -260,7 +264,8 @@ export class World {
     };
     const verdicts = new Map<string, Verdict>();
     for (const domain of this.domains.values())
-      for (const host of this.hosts) verdicts.set(verdictKey(domain.uuid, host.id), domain.stuck ? stuck : allowed);
+      if (asked.has(domain.uuid))
+        for (const host of this.hosts) verdicts.set(verdictKey(domain.uuid, host.id), domain.stuck ? stuck : allowed);
     return {
       atMs: this.nowMs,
       hosts: this.hosts.map(({ id, name, memoryKiB, cordoned, silentSinceMs }) => ({
