@@ -50,7 +50,7 @@ export function stepRule(
 ): { state: RuleState; effects: RuleEffect[] } {
   const effects: RuleEffect[] = [];
   let state = record.deleted ? withdrawn(before, facts.nowMs) : before;
-  state = withEnds(state, record.rule, facts);
+  state = withEnds(state, record, facts);
   // Before anything is started: at the window's end nothing is.
   state = closed(state, facts.nowMs);
   state = withStarts(state, record, facts);
@@ -86,13 +86,13 @@ function withdrawn(state: RuleState, nowMs: number): RuleState {
   return { ...state, run: { ...state.run, hosts }, restores: [] };
 }
 
-function withEnds(state: RuleState, rule: Rule, facts: StepFacts): RuleState {
+function withEnds(state: RuleState, { rule, deleted }: RuleRecord, facts: StepFacts): RuleState {
   if (state.run === null) return state;
   const restores = [...state.restores];
   const hosts = state.run.hosts.map((entry): RunHost => {
     const status = entry.evacuationId === null ? undefined : facts.statuses.get(entry.evacuationId);
     if (entry.state !== "started" || status === undefined || status === null || !hasEnded(status)) return entry;
-    if (rule.after.restore === "whenBack" && entry.evacuationId !== null) {
+    if (rule.after.restore === "whenBack" && !deleted && entry.evacuationId !== null) {
       // A newer evacuation of a host stands for the one before it: it is restored once.
       const older = restores.findIndex(({ host }) => host.id === entry.host.id);
       if (older >= 0) restores.splice(older, 1);
