@@ -101,8 +101,8 @@ export function obstaclesOn(fleet: Fleet, ledger: Ledger, load: Load, slot: numb
       code: "placement.antiAffinity",
       shortage: rivals,
       words: () => ({
-        cause: `${host.name} has ${rivals} of the anti-affinity group ${load.antiAffinity}, which never share a host.`,
-        action: `Move that one away from ${host.name} first, or add a host for the group.`,
+        cause: `${host.name} has ${rivalText(fleet, load, host.id)} of the same anti-affinity group ${load.antiAffinity}, which never share a host.`,
+        action: `Move that one away from ${host.name} first, add a host for the group, or take the label off.`,
       }),
     });
   const { closed } = host;
@@ -147,6 +147,14 @@ export const blockerOf = ({ code, words }: Obstacle): Blocker => {
   const { cause, action } = words();
   return { code, cause, action };
 };
+
+/** Who of its group stands there; one that comes there by the same plan is not on the host yet. */
+function rivalText({ loads }: Fleet, load: Load, hostId: string): string {
+  const names = loads.flatMap(({ antiAffinity, domain }) =>
+    antiAffinity === load.antiAffinity && domain.hostId === hostId && domain !== load.domain ? domain.name : [],
+  );
+  return names.length === 0 ? "another one, coming there in this plan or under way," : names.slice(0, 3).join(", ");
+}
 
 function lackOf(ledger: Ledger, load: Load, slot: number): { memoryLack: number; vcpusLack: number } {
   return {
@@ -225,8 +233,11 @@ function countText(rest: readonly { obstacles: readonly Obstacle[] }[]): string 
     const text = `${kindTexts[first.kind]}${told ? ` (${first.code})` : ""}`;
     counts.set(text, (counts.get(text) ?? 0) + 1);
   }
+  const [only] = counts;
+  if (counts.size === 1 && only !== undefined)
+    return rest.length === 1 ? `The other one is ${only[0]}.` : `The other ${rest.length} are ${only[0]}.`;
   const texts = [...counts]
     .sort(([oneText, one], [otherText, other]) => other - one || (oneText < otherText ? -1 : 1))
     .map(([text, count]) => `${count} ${text}`);
-  return `The other${rest.length === 1 ? "" : ` ${rest.length}`}: ${texts.join(", ")}.`;
+  return `The other ${rest.length}: ${texts.join(", ")}.`;
 }

@@ -86,7 +86,7 @@ export const ageText = (ms: number): string => {
 export function leftText(fleet: Fleet, ledger: Ledger, load: Load, slot: number): string {
   const memory = sizeText(Math.max(0, ledger.memoryFree(slot) - load.memoryKiB));
   const vcpus = Math.max(0, ledger.vcpusFree(slot) - load.vcpus);
-  return `${memory} free of ${sizeText(hostAt(fleet, slot).memoryKiB)} and ${vcpus} vCPUs of ${ledger.vcpusMax[slot] ?? 0} after`;
+  return `${memory} free of ${sizeText(hostAt(fleet, slot).memoryKiB)} after, beside the reserve, and ${vcpus} of ${ledger.vcpusMax[slot] ?? 0} vCPUs`;
 }
 
 function provenText(fleet: Fleet, load: Load, slot: number): string {
@@ -95,8 +95,15 @@ function provenText(fleet: Fleet, load: Load, slot: number): string {
   return `a check allowed it ${ageText(fleet.view.atMs - verdict.atMs)} ago`;
 }
 
-/** Why this host. `ledger`: before the domain is entered; `fitting`: how many could take it. */
-export function reasonText(fleet: Fleet, ledger: Ledger, load: Load, rank: Rank, fitting: number): string {
+/** Why this host. `ledger`: before the domain is entered; `fitting`: how many could take it; `first`: it ranks before all of them. */
+export function reasonText(
+  fleet: Fleet,
+  ledger: Ledger,
+  load: Load,
+  rank: Rank,
+  fitting: number,
+  first: boolean,
+): string {
   const { slot } = rank;
   const parts = [`has ${leftText(fleet, ledger, load, slot)}`];
   if (load.memoryKiB === 0 && load.vcpus === 0) parts.push("it is off and needs no room there");
@@ -104,7 +111,8 @@ export function reasonText(fleet: Fleet, ledger: Ledger, load: Load, rank: Rank,
   else if (rank.gathers) parts.push(`room for all of affinity group ${load.affinity}`);
   if (load.antiAffinity !== null) parts.push(`holds none of anti-affinity group ${load.antiAffinity}`);
   parts.push(provenText(fleet, load, slot));
-  parts.push(fitting === 1 ? "the only one that can take it" : `the choice of ${fitting} that can take it`);
+  if (fitting === 1) parts.push("the only one that can take it");
+  else parts.push(first ? `ranks first of ${fitting} that can take it` : `one of ${fitting} that can take it`);
   return parts.join("; ");
 }
 

@@ -205,7 +205,7 @@ function wordsOf(
     const { best, fitting } = bestRanked(room, load, slots, need, runnersUpMax + 1);
     const chosen = rankOf(room, load, slot, need);
     words.set(load, {
-      reason: reasonText(fleet, room, load, chosen, fitting),
+      reason: reasonText(fleet, room, load, chosen, fitting, best[0]?.slot === slot),
       runnersUp: best
         .filter((rank) => rank.slot !== slot)
         .slice(0, runnersUpMax)
