@@ -13,6 +13,8 @@ import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { type LinkStore, type Ports, paceOf } from "../ports.ts";
 import { preflightMemory } from "../preflights.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
+import { createRules } from "../rule-fleet.ts";
+import type { RuleRunner } from "../rule-runner.ts";
 import type { Runner } from "../runner.ts";
 import { ApiGatewaySockets } from "../socket/api-gateway.ts";
 import type { ApiGatewayCallbacks } from "../socket/api-gateway-callbacks.ts";
@@ -21,7 +23,7 @@ import { DynamoLinks } from "../store/dynamo-links.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
-import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
+import { clock, ids, lineLog, ruleStoresOf, storesOf } from "./runtime-ports.ts";
 import { wholeFetch } from "./whole-fetch.ts";
 
 /** A heartbeat is an invocation and a write; the timer looks once a minute, so a host is missed within two. */
@@ -89,6 +91,7 @@ export interface AwsWiring {
   ports: Ports;
   runner: Runner;
   evacuations: EvacuationRunner;
+  ruleRunner: RuleRunner;
   reconciler: Reconciler;
   links: LinkStore;
   callbacks: ApiGatewayCallbacks;
@@ -172,10 +175,12 @@ function wired(env: AwsEnv): AwsWiring {
     pace: paceOf(env.HEARTBEAT_MS),
   };
   const { runner, evacuations } = createRunners(ports, preflightMemory());
+  const rules = createRules(ports, ruleStoresOf(table), evacuations);
   return {
     ports,
     runner,
     evacuations,
+    ruleRunner: rules.runner,
     reconciler: createReconciler(ports),
     links,
     callbacks: sockets.callbacks,
@@ -186,6 +191,7 @@ function wired(env: AwsEnv): AwsWiring {
       ports,
       runner,
       evacuations,
+      rules,
       adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
       publicUrl: env.PUBLIC_URL,
       storeMetrics: () => counter.text(),

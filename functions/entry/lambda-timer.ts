@@ -6,8 +6,9 @@ import { invoked, wireAws } from "./aws-wiring.ts";
 
 export async function handler(_event: unknown, context?: { awsRequestId?: string }): Promise<{ looked: number }> {
   invoked(context?.awsRequestId);
-  const { runner, evacuations, reconciler } = wireAws(process.env);
+  const { runner, evacuations, ruleRunner, reconciler } = wireAws(process.env);
   const looked = (await runner.tick()) + (await evacuations.tick());
+  await ruleRunner.tick();
   await reconciler.tick();
   return { looked };
 }

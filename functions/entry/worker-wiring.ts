@@ -7,6 +7,8 @@ import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { type Ports, paceOf } from "../ports.ts";
 import { preflightMemory } from "../preflights.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
+import { createRules } from "../rule-fleet.ts";
+import type { RuleRunner } from "../rule-runner.ts";
 import type { Runner } from "../runner.ts";
 import { DurableSockets } from "../socket/durable-sockets.ts";
 import { DurableFeed, type FeedStub } from "../socket/feed.ts";
@@ -15,7 +17,7 @@ import type { ObjectNamespace } from "../socket/object-namespace.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
-import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
+import { clock, ids, lineLog, ruleStoresOf, storesOf } from "./runtime-ports.ts";
 
 export interface WorkerEnv {
   HOST_SOCKET: ObjectNamespace<HostSocketStub>;
@@ -44,6 +46,7 @@ export interface Wiring {
   ports: Ports;
   runner: Runner;
   evacuations: EvacuationRunner;
+  ruleRunner: RuleRunner;
   reconciler: Reconciler;
   app: { fetch(request: Request): Response | Promise<Response> };
   face: ((request: Request) => Promise<Response>) | null;
@@ -106,10 +109,12 @@ export function wire(env: WorkerEnv): Wiring {
     pace: paceOf(heartbeatMs),
   };
   const { runner, evacuations } = createRunners(ports, memory);
+  const rules = createRules(ports, ruleStoresOf(table), evacuations);
   const app = createApp({
     ports,
     runner,
     evacuations,
+    rules,
     adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
     publicUrl: env.PUBLIC_URL,
     storeMetrics: () => counter.text(),
@@ -118,6 +123,7 @@ export function wire(env: WorkerEnv): Wiring {
     ports,
     runner,
     evacuations,
+    ruleRunner: rules.runner,
     reconciler: createReconciler(ports),
     face,
     app: { fetch: (request: Request) => app.fetch(request) },

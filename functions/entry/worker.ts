@@ -36,9 +36,10 @@ export default {
   },
 
   async scheduled(_event: unknown, env: WorkerEnv): Promise<void> {
-    const { runner, evacuations, reconciler } = wire(env);
+    const { runner, evacuations, ruleRunner, reconciler } = wire(env);
     await runner.tick();
     await evacuations.tick();
+    await ruleRunner.tick();
     await reconciler.tick();
   },
 };

@@ -9,6 +9,7 @@ import { createRunners } from "#functions/evacuation-runner";
 import { createApp } from "#functions/http/app";
 import { type FeedEvent, type HostRecord, type Ports, paceOf } from "#functions/ports";
 import { preflightMemory } from "#functions/preflights";
+import { createRules } from "#functions/rule-fleet";
 import type { Command, ReportBody } from "#protocol/command";
 import type { FaultBody, Finding } from "#protocol/fault";
 import { heartbeatMs } from "#protocol/limits";
@@ -23,6 +24,7 @@ import {
 } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
 import { documented } from "#test/fake/memory-document";
+import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
 import {
   MemoryBundleTasks,
   MemoryEvacuations,
@@ -208,10 +210,12 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     log: { write: (...line) => void script.logged.push(JSON.stringify(line)) },
   };
   const { runner, evacuations } = createRunners(ports, preflightMemory());
+  const rules = createRules(ports, { rules: new MemoryRules(), dedup: new MemoryDedup(clock) }, evacuations);
   const app = createApp({
     ports,
     runner,
     evacuations,
+    rules,
     adminTokenSha256: sha256(adminToken),
     storeMetrics: () => script.storeMetrics,
     eventsIdleMs: options.eventsIdleMs,
@@ -296,6 +300,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     ports,
     runner,
     evacuations,
+    rules,
     script,
     feed,
     addHost,
