@@ -19,7 +19,7 @@ export async function askPreflights(
   preflights: Preflights,
   state: EvacuationState,
   see: () => Promise<Seen>,
-  options: { ageMsMax: number; untilMs: number; planner: Planner },
+  options: { sinceMs: number; untilMs: number; planner: Planner },
 ): Promise<void> {
   const seen = await see();
   const domains = state.domains.filter(

@@ -119,6 +119,12 @@ export function createEvacuationRunner(
         if (known.timeline.length === 0) await runner.request(known);
         return;
       }
+      // Decided a while ago by somebody who was slow: by now it may be decided otherwise.
+      const newest = await evacuations.load(state.id);
+      const mine = newest?.domains.find(
+        ({ migrationId: id, state: result }) => id === migrationId && result === "moving",
+      );
+      if (mine === undefined) return;
       const [source, destination] = await pairOf(effect);
       const refusal = [
         ...pairRefusals(source, destination),
@@ -194,7 +200,7 @@ export function createEvacuationRunner(
     for (let round = 0; round < looksMax && state.status === "running"; round += 1) {
       if (asks !== null)
         await askPreflights(preflights, state, () => see(state), {
-          ageMsMax: preflightAgeMsMax,
+          sinceMs: nowMs() - preflightAgeMsMax,
           untilMs: asks.untilMs,
           planner: decide,
         });
@@ -280,7 +286,7 @@ export function createEvacuationRunner(
 
   return {
     async plan(fresh, untilMs) {
-      const options = { ageMsMax: 0, untilMs, planner: decide };
+      const options = { sinceMs: nowMs(), untilMs, planner: decide };
       await askPreflights(preflights, fresh, () => see(fresh), options);
       const seen = await see(fresh);
       return { plan: evacuationPlan(fresh, seen.view, decide), seen };

@@ -70,12 +70,11 @@ export class Preflights {
   }
 
   /**
-   * Asks for every pair whose answer is unknown or older than `ageMsMax`, until Unix time `untilMs`; what is not answered by then stays unknown.
+   * Asks for every pair whose answer is unknown or from before `sinceMs`, until `untilMs` (Unix times); what is not answered by then stays unknown.
    * Never rejects for a host.
    */
-  async ask(wishes: readonly PreflightWish[], options: { ageMsMax: number; untilMs: number }): Promise<void> {
-    const sinceMs = this.#nowMs() - options.ageMsMax;
-    const isOld = (kept: Kept | undefined) => kept === undefined || kept.atMs < sinceMs;
+  async ask(wishes: readonly PreflightWish[], options: { sinceMs: number; untilMs: number }): Promise<void> {
+    const isOld = (kept: Kept | undefined) => kept === undefined || kept.atMs < options.sinceMs;
     await inParts(wishes, async ({ domain, source }) => {
       if (isOld(this.#sources.get(sourceKey(domain.uuid, source.id))))
         await this.#askSource(domain, source, options.untilMs);

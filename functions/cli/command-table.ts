@@ -5,6 +5,17 @@ const json: OptionSpec = { summary: "print JSON" };
 const accept: OptionSpec = { value: "CODE,...", summary: "accept these risks, each by its code", multiple: true };
 const from: OptionSpec = { value: "HOST", summary: "where the domain is, when its name is not unique" };
 
+/** Of everything that moves many domains. */
+const leaving: Readonly<Record<string, OptionSpec>> = {
+  "dry-run": { summary: "only show the plan: where to, why, how long, what is in the way, and the way home" },
+  parallel: { value: "N", summary: "migrations at once out of a host and into one; default 2" },
+  deadline: { value: "2h", summary: "nothing is started after it: 30m, 2h, 1d; default 24h" },
+  accept,
+  bandwidth: { value: "MiB/s", summary: "each migration at most this fast" },
+  detach: { summary: "print the id and do not wait" },
+  json,
+};
+
 export const commands: readonly CommandSpec[] = [
   {
     words: ["up"],
@@ -183,6 +194,63 @@ export const commands: readonly CommandSpec[] = [
     },
     summary: "state that a host is fenced, so that a stranded migration ends without it; exit codes as of migrate",
     load: async () => (await import("./resolve-command.ts")).resolveMigration,
+  },
+  {
+    words: ["evacuate"],
+    positionals: ["HOST"],
+    options: {
+      to: { value: "HOST,...", summary: "only there; without it wherever there is room", multiple: true },
+      ...leaving,
+    },
+    summary:
+      "empty a host, one by one and explained; exit 0 completed (or plan without a hitch), 1 partly or not, 3 nothing can move, 4 something stranded, 5 lost sight",
+    load: async () => (await import("./evacuate-command.ts")).evacuate,
+  },
+  {
+    words: ["evacuations"],
+    positionals: [],
+    options: { active: { summary: "only those that have not ended" }, json },
+    summary: "evacuations, undos and restores, newest first",
+    load: async () => (await import("./evacuation-commands.ts")).listEvacuations,
+  },
+  {
+    words: ["evacuation", "show"],
+    positionals: ["ID"],
+    options: { json },
+    summary: "every domain of it, where it went or why it stays, and its story",
+    load: async () => (await import("./evacuation-commands.ts")).showEvacuation,
+  },
+  {
+    words: ["evacuation", "watch"],
+    positionals: ["ID"],
+    options: { json },
+    summary: "follow it to its end; exit codes as of evacuate",
+    load: async () => (await import("./evacuation-commands.ts")).watchEvacuation,
+  },
+  {
+    words: ["evacuation", "cancel"],
+    positionals: ["ID"],
+    options: { "no-wait": { summary: "only ask, do not wait for what is moving" }, json },
+    summary:
+      "start nothing more; what is moving is let end, what has moved stays; exit 0 cancelled, 1 it had ended otherwise",
+    load: async () => (await import("./evacuation-commands.ts")).cancelEvacuation,
+  },
+  {
+    words: ["evacuation", "undo"],
+    positionals: ["ID"],
+    options: leaving,
+    summary: "bring back what it moved, snapshots included; exit codes as of evacuate",
+    load: async () => (await import("./evacuation-commands.ts")).undoEvacuation,
+  },
+  {
+    words: ["restore"],
+    positionals: ["HOST"],
+    options: {
+      skip: { value: "DOMAIN,...", summary: "these stay where they are", multiple: true },
+      ...leaving,
+    },
+    summary: "bring home what evacuations have taken from a host; exit codes as of evacuate",
+    load: async () => (await import("./restore-command.ts")).restore,
   },
   {
     words: ["drift"],

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import type * as z from "zod/mini";
 import { type Migration, migrationSchema } from "../http/migration-resource.ts";
 import { acceptedCodes } from "./check-command.ts";
 import { type ApiClient, mayPass } from "./client.ts";
@@ -15,7 +16,15 @@ import { follow } from "./watch.ts";
 /** Tries of the request; with the waits between them about half a minute, the time a control plane takes to restart. */
 const requestTriesMax = 8;
 
-async function request(context: CommandContext, client: ApiClient, body: unknown): Promise<Migration> {
+const request = (context: CommandContext, client: ApiClient, body: unknown): Promise<Migration> =>
+  requestOnce(context, client, { path: "/v1/migrations", schema: migrationSchema, body });
+
+/** A request that makes something, repeated under one key until it is answered. */
+export async function requestOnce<T>(
+  context: CommandContext,
+  client: ApiClient,
+  { path, schema, body }: { path: string; schema: z.ZodMiniType<T>; body: unknown },
+): Promise<T> {
   const idempotencyKey = randomUUID();
   for (
     let tries = 1, waitMs = context.pace.retryMs;
@@ -23,7 +32,7 @@ async function request(context: CommandContext, client: ApiClient, body: unknown
     tries += 1, waitMs = Math.min(waitMs * 2, context.pace.retryMsMax)
   )
     try {
-      return await client.ask("/v1/migrations", migrationSchema, { method: "POST", body, idempotencyKey });
+      return await client.ask(path, schema, { method: "POST", body, idempotencyKey });
     } catch (error) {
       if (!mayPass(error) || tries >= requestTriesMax) throw error;
       context.terminal.err(`${client.url} does not answer; asking again.`);

@@ -1,5 +1,5 @@
 /**
- * Follows a migration to its end, over restarts of the control plane: the stream is opened again from the last event that
+ * Follows a migration or an evacuation to its end, over restarts of the control plane: the stream is opened again from the last event that
  * was seen. A lost connection says nothing about the migration, so it never becomes an outcome (I2); after a long named
  * bound the watcher gives up and says how to look again.
  *
@@ -7,6 +7,7 @@
  * and says how soon it wants to be asked again.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import type * as z from "zod/mini";
 import { type Progress, progressSchema } from "#protocol/message";
 import { type Migration, migrationSchema } from "../http/migration-resource.ts";
 import { CliError } from "./cli-error.ts";
@@ -16,34 +17,63 @@ import { readEvents } from "./event-parser.ts";
 import { exitCodes } from "./exit-code.ts";
 import { durationText } from "./terminal.ts";
 
-export interface Watcher {
-  changed(migration: Migration): void;
+export interface WatcherOf<T> {
+  changed(resource: T): void;
   progressed(progress: Progress): void;
   /** The connection was lost or found again. */
   notice(line: string): void;
 }
 
+export type Watcher = WatcherOf<Migration>;
+
+/** What is followed: where it is, what it is, when nobody need wait any more. */
+export interface Followed<T> {
+  /** Of the resource; its events are below it. */
+  path: string;
+  schema: z.ZodMiniType<T>;
+  /** As its events are called, but for the last. */
+  name: "migration" | "evacuation";
+  id: string;
+  isOver(resource: T): boolean;
+}
+
+interface Patience<T> {
+  watcher: WatcherOf<T>;
+  pace: Pace;
+  signal: AbortSignal;
+}
+
 /** Resolves with the migration once it has ended or is stranded. Throws `watch.lostSight`; `signal`'s reason when aborted. */
-export async function follow(
-  client: ApiClient,
-  id: string,
-  options: { watcher: Watcher; pace: Pace; signal: AbortSignal },
-): Promise<Migration> {
+export const follow = (client: ApiClient, id: string, options: Patience<Migration>): Promise<Migration> =>
+  followToEnd(
+    client,
+    {
+      path: `/v1/migrations/${id}`,
+      schema: migrationSchema,
+      name: "migration",
+      id,
+      // A stranded one may yet go on, but whoever waits here has to act now.
+      isOver: ({ endedAt, status }) => endedAt !== null || status === "stranded",
+    },
+    options,
+  );
+
+/** Resolves with the resource once it is over. Throws `watch.lostSight`; `signal`'s reason when aborted. */
+export async function followToEnd<T>(client: ApiClient, followed: Followed<T>, options: Patience<T>): Promise<T> {
   const { watcher, pace, signal } = options;
   const sight = new Sight(pace, watcher);
   const place: Place = { lastEventId: null, retryMs: null };
   for (;;) {
     let isSilent = true;
     try {
-      for await (const item of stream(client, id, { place, pace, signal })) {
+      for await (const item of stream(client, followed, { place, pace, signal })) {
         isSilent = false;
         sight.again();
         if (item.kind === "progress") watcher.progressed(item.progress);
-        if (item.kind !== "migration") continue;
-        const { migration } = item;
-        watcher.changed(migration);
-        // A stranded one may yet go on, but whoever waits here has to act now.
-        if (migration.endedAt !== null || migration.status === "stranded") return migration;
+        if (item.kind !== "resource") continue;
+        const { resource } = item;
+        watcher.changed(resource);
+        if (followed.isOver(resource)) return resource;
       }
       signal.throwIfAborted();
       // One that ended without a word is no answer.
@@ -56,7 +86,7 @@ export async function follow(
       if (error instanceof CliError && !mayPass(error)) throw error;
     }
     signal.throwIfAborted();
-    await sleep(sight.lost(client.url, id), undefined, { signal });
+    await sleep(sight.lost(client.url, followed), undefined, { signal });
   }
 }
 
@@ -67,14 +97,14 @@ interface Place {
   retryMs: number | null;
 }
 
-type Item = { kind: "migration"; migration: Migration } | { kind: "progress"; progress: Progress } | { kind: "alive" };
+type Item<T> = { kind: "resource"; resource: T } | { kind: "progress"; progress: Progress } | { kind: "alive" };
 
 /** One stream, until it breaks or is silent for too long. */
-async function* stream(
+async function* stream<T>(
   client: ApiClient,
-  id: string,
+  followed: Followed<T>,
   options: { place: Place; pace: Pace; signal: AbortSignal },
-): AsyncGenerator<Item> {
+): AsyncGenerator<Item<T>> {
   const silent = new AbortController();
   let timer = setTimeout(() => silent.abort(), options.pace.silenceMsMax);
   const alive = () => {
@@ -82,11 +112,15 @@ async function* stream(
     timer = setTimeout(() => silent.abort(), options.pace.silenceMsMax);
   };
   try {
-    const path = `/v1/migrations/${id}/events`;
+    const { path, schema, name } = followed;
     const { place } = options;
-    const bytes = await client.events(path, place.lastEventId, AbortSignal.any([silent.signal, options.signal]));
+    const bytes = await client.events(
+      `${path}/events`,
+      place.lastEventId,
+      AbortSignal.any([silent.signal, options.signal]),
+    );
     if (bytes === null) {
-      yield { kind: "migration", migration: await client.ask(`/v1/migrations/${id}`, migrationSchema) };
+      yield { kind: "resource", resource: await client.ask(path, schema) };
       return;
     }
     let isGreeted = false;
@@ -99,8 +133,8 @@ async function* stream(
       if (event === null) yield { kind: "alive" };
       else if (event.name === "progress")
         yield { kind: "progress", progress: progressSchema.parse(JSON.parse(event.data)) };
-      else if (event.name === "migration" || event.name === "ended")
-        yield { kind: "migration", migration: migrationSchema.parse(JSON.parse(event.data)) };
+      else if (event.name === name || event.name === "ended")
+        yield { kind: "resource", resource: schema.parse(JSON.parse(event.data)) };
       place.lastEventId = event?.id ?? place.lastEventId;
     }
     // A poll without news says only how soon to ask again.
@@ -113,11 +147,11 @@ async function* stream(
 /** Counts how long the control plane has been out of sight and how long to wait. */
 class Sight {
   readonly #pace: Pace;
-  readonly #watcher: Watcher;
+  readonly #watcher: Pick<Watcher, "notice">;
   #lostAt: number | null = null;
   #waitMs: number;
 
-  constructor(pace: Pace, watcher: Watcher) {
+  constructor(pace: Pace, watcher: Pick<Watcher, "notice">) {
     this.#pace = pace;
     this.#watcher = watcher;
     this.#waitMs = pace.retryMs;
@@ -130,16 +164,16 @@ class Sight {
   }
 
   /** Returns the wait before the next try. Throws `watch.lostSight`. */
-  lost(url: string, id: string): number {
+  lost(url: string, { name, id }: { name: string; id: string }): number {
     const now = performance.now();
     if (this.#lostAt === null) {
       this.#lostAt = now;
-      this.#watcher.notice(`Lost the control plane at ${url}; the migration goes on without it. Looking again.`);
+      this.#watcher.notice(`Lost the control plane at ${url}; the ${name} goes on without it. Looking again.`);
     } else if (now - this.#lostAt >= this.#pace.lostSightMs)
       throw new CliError({
         code: "watch.lostSight",
-        cause: `${url} has not been reached for ${durationText(this.#pace.lostSightMs)}. How the migration stands is not known here.`,
-        action: `When the control plane is back: vmferry migration watch ${id}`,
+        cause: `${url} has not been reached for ${durationText(this.#pace.lostSightMs)}. How the ${name} stands is not known here.`,
+        action: `When the control plane is back: vmferry ${name} watch ${id}`,
         exit: exitCodes.lostSight,
       });
     const waitMs = this.#waitMs;
