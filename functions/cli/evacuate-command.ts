@@ -9,7 +9,7 @@ import type { CommandContext, Invocation, Run } from "./command.ts";
 import { EvacuationView, printEvacuationEnd } from "./evacuation-view.ts";
 import { exitCodes } from "./exit-code.ts";
 import { requestOnce } from "./migrate-command.ts";
-import { planLines } from "./plan-text.ts";
+import { count, planLines } from "./plan-text.ts";
 import { followToEnd } from "./watch.ts";
 
 /** Values of an option that may be repeated or separated by commas. */
@@ -71,7 +71,9 @@ export async function move(
     }
     return exitCodes.ok;
   }
-  terminal.err(`${evacuation.id}: ${evacuation.kind} ${evacuation.host}, ${evacuation.domains.length} domains`);
+  terminal.err(
+    `${evacuation.id}: ${evacuation.kind} ${evacuation.host}, ${count(evacuation.domains.length, "domain")}`,
+  );
   return watchEvacuationToEnd(context, client, evacuation.id, json);
 }
 

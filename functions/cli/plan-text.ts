@@ -12,7 +12,7 @@ const verbs: Record<EvacuationPlan["kind"], string> = {
   restore: "restore",
 };
 
-const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
+export const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 function moveRows(moves: readonly Planned[]): string[] {
   return tableLines(
