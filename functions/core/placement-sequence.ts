@@ -1,7 +1,7 @@
 /**
  * An order for moves whose ends are given. Who leaves makes room for who comes, and two that wait for each other's room (a swap) are taken apart by a
- * stop on a third host. First what cannot stand at the end is taken out; then an order is searched for, with as few stops as do; where none
- * is found, the least urgent of those that are stuck stays, and the rest is tried again.
+ * stop on a third host. First what cannot stand at the end is taken out; then an order is searched for, with few stops; where none is found,
+ * the least urgent of those that wait for each other stays, and the rest is tried again.
  *
  * Invariants: run one after the other, the steps never bring a host over its room, a moving domain counting on both sides. Each wanted move ends
  * in the steps or among those that stay, with its cause.
@@ -10,11 +10,14 @@ import { type Fleet, hostAt, isAllowed, isProven, type Ledger, type Load } from 
 import { type Blocker, blockerOf, cut, obstaclesOn } from "./placement-obstacle.ts";
 import { runs, type Step } from "./placement-schedule.ts";
 
-/** Domains and hosts looked at in the search for one order: some tenths of a second. Tangles of six domains on four hosts need far fewer. */
-export const sequenceLooksMax = 2_000_000;
-/** The same over all orders of one plan, for after each one that stays the rest is tried again. */
-export const sequenceLooksAllMax = 4_000_000;
-/** Stops in one order: more make a plan that nobody follows. */
+/**
+ * Domains and hosts that all searches of one plan may look at: one half for orders of everything, one for those of single knots. Some tenths
+ * of a second; a tangle of six domains on four hosts needs far less.
+ */
+export const sequenceLooksMax = 4_000_000;
+/** The same for one knot, so that a hopeless one leaves something for the others. */
+export const knotLooksMax = 400_000;
+/** Stops in one search: more make a plan that nobody follows. */
 export const stopsMax = 4;
 /** Hosts tried for a stop, the roomiest first. */
 const stopHostsMax = 4;
@@ -33,25 +36,87 @@ export interface Sequence {
 /** `items`: by urgency, each domain once, held by its `from` in `ledger`. `stops`: the hosts that may hold a domain on its way. */
 export function sequence(fleet: Fleet, ledger: Ledger, items: readonly Item[], stops: readonly number[]): Sequence {
   const stuck = new Map<Item, Blocker>();
-  let looksLeft = sequenceLooksAllMax;
+  const budget: Budget = { whole: sequenceLooksMax / 2, knots: sequenceLooksMax / 2 };
   for (;;) {
     const candidates = items.filter((item) => !stuck.has(item));
     const { standing, end } = standingOf(ledger, candidates);
-    const straight = straightOf(ledger, standing);
-    const search = new OrderSearch(ledger, standing, stops, Math.min(sequenceLooksMax, looksLeft));
-    const steps = straight.left.length === 0 ? straight.steps : search.run();
-    looksLeft -= search.looks;
-    if (steps !== null) {
+    const attempt = orderOf(ledger, standing, stops, budget);
+    if ("steps" in attempt) {
       const kept = new Set(standing);
       const falls = candidates.filter((item) => !kept.has(item));
       const stays = new Map([...stuck, ...falls.map((item) => [item, endBlocker(fleet, end, item)] as const)]);
-      return { steps, stays: [...stays].map(([item, blocker]) => ({ item, blocker })) };
+      return { steps: attempt.steps, stays: [...stays].map(([item, blocker]) => ({ item, blocker })) };
     }
-    const remaining = straight.left;
-    const last = remaining.at(-1);
-    if (last === undefined) throw new Error("nothing is stuck");
-    stuck.set(last, swapBlocker(fleet, last, remaining, search.exhausted));
+    for (const { items: knot, exhausted } of attempt.knots) {
+      const last = knot.at(-1);
+      if (last !== undefined) stuck.set(last, swapBlocker(fleet, last, knot, exhausted));
+    }
   }
+}
+
+interface Budget {
+  whole: number;
+  knots: number;
+}
+
+/** Those that wait for each other, and for nobody else. */
+interface Knot {
+  items: readonly Item[];
+  exhausted: boolean;
+}
+
+/**
+ * The plain order first; then one without stops; then what is left of the plain order knot by knot, for knots share no host; at last all at once
+ * with stops. At least one knot is in the answer where there is no order.
+ */
+function orderOf(
+  ledger: Ledger,
+  items: readonly Item[],
+  stops: readonly number[],
+  budget: Budget,
+): { steps: Step[] } | { knots: Knot[] } {
+  const straight = straightOf(ledger, items);
+  if (straight.left.length === 0) return { steps: straight.steps };
+  const search = (stopsFrom: number, stopsTo: number): Step[] | null => {
+    const whole = new OrderSearch(ledger, items, stops, budget.whole);
+    const steps = whole.run(stopsFrom, stopsTo);
+    budget.whole -= whole.looks;
+    return steps;
+  };
+  const plain = search(0, 0);
+  if (plain !== null) return { steps: plain };
+  const steps = [...straight.steps];
+  const knots: Knot[] = [];
+  const room = ledger.clone();
+  runs(room, steps);
+  for (const knot of knotsOf(straight.left)) {
+    const one = new OrderSearch(room, knot, stops, Math.min(knotLooksMax, budget.knots));
+    const found = one.run(0, stopsMax);
+    budget.knots -= one.looks;
+    if (found === null) knots.push({ items: knot, exhausted: one.exhausted });
+    else {
+      runs(room, found);
+      steps.push(...found);
+    }
+  }
+  if (knots.length === 0) return { steps };
+  const stopping = search(1, stopsMax);
+  return stopping === null ? { knots } : { steps: stopping };
+}
+
+/** The items in groups that share no host. */
+function knotsOf(items: readonly Item[]): Item[][] {
+  let knots: { slots: Set<number>; items: Item[] }[] = [];
+  for (const item of items) {
+    const touched = knots.filter(({ slots }) => slots.has(item.from) || slots.has(item.to));
+    const joined = {
+      slots: new Set([item.from, item.to, ...touched.flatMap(({ slots }) => [...slots])]),
+      items: [...touched.flatMap((knot) => knot.items), item],
+    };
+    knots = [...knots.filter((knot) => !touched.includes(knot)), joined];
+  }
+  const place = new Map(items.map((item, index) => [item, index]));
+  return knots.map((knot) => knot.items.sort((one, other) => (place.get(one) ?? 0) - (place.get(other) ?? 0)));
 }
 
 /** Those that all fit where they are wanted once all have moved, the more urgent before the others, and the ledger of that end. */
@@ -124,9 +189,9 @@ class OrderSearch {
     this.#stopped = items.map(() => null);
   }
 
-  /** The steps in an order that fits; null: none was found. */
-  run(): Step[] | null {
-    for (let stops = 0; stops <= Math.min(stopsMax, this.#items.length); stops += 1) {
+  /** The steps in an order that fits, with as many stops as stated; null: none was found. To be run once. */
+  run(stopsFrom: number, stopsTo: number): Step[] | null {
+    for (let stops = stopsFrom; stops <= Math.min(stopsTo, this.#items.length); stops += 1) {
       // What is safe for the end may still take the room of a stop, so with stops the orders without that short cut are tried as well.
       for (const direct of stops === 0 ? [true] : [true, false]) {
         this.#failed = new Set();

@@ -81,6 +81,28 @@ describe("orders of moves", () => {
     judge(view, moves, policy);
   });
 
+  test("twenty swaps that know nothing of each other share the one host with room", () => {
+    const pairs = Array.from({ length: 20 }, (_, index) => [`a${index}`, `b${index}`] as const).flatMap(
+      ([one, other]) => [[one, other] as const, [other, one] as const],
+    );
+    const view = viewOf(
+      [...pairs.map(([id]) => host(id, 8)), host("z", 8)],
+      pairs.map(([id]) => domain(`on-${id}`, id, 7)),
+    );
+    const wanted = pairs.map(([id, toId]) => ({ domainUuid: `on-${id}`, toId }));
+    const { moves, blocked } = orderMoves(view, wanted, policy);
+    assert.deepEqual(blocked, []);
+    assert.equal(moves.length, 60);
+    judge(view, moves, policy);
+    const { blocked: stuck } = orderMoves(
+      { ...view, hosts: view.hosts.filter(({ id }) => id !== "z") },
+      wanted,
+      policy,
+    );
+    assert.equal(stuck.filter(({ blocker }) => blocker.code === "placement.swap").length, 20);
+    assert.equal(stuck.length, 40);
+  });
+
   test("two that fit side by side need no stop", () => {
     const view = viewOf([host("h1", 16), host("h2", 16)], [domain("a", "h1", 7), domain("b", "h2", 6)]);
     assert.deepEqual(hops(orderMoves(view, swap, policy).moves), ["a h1>h2", "b h2>h1"]);
