@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
 import * as z from "zod/mini";
+import { ruleSchema } from "#core/rule";
 import { bodyBytesMax } from "#functions/http/limits";
 import type { Ports } from "#functions/ports";
 import { Fault } from "#protocol/fault";
@@ -13,12 +14,23 @@ import { type MemoryFleet, memoryFleet, refusal, webUuid } from "#test/fake/memo
 import { bundleRef } from "#test/fake/migration";
 
 let fleet: MemoryFleet;
+/** A rule that each of its routes finds. */
+const rule = {
+  name: "rack-b",
+  when: { kind: "schedule", cron: "0 2 * * SUN#1", timeZone: "Europe/Berlin", window: "3h" },
+  which: { labels: { rack: "b" } },
+};
 beforeEach(async () => {
   fleet = await memoryFleet();
+  await fleet.rules.book.put(ruleSchema.parse(rule), "test", null);
 });
 
 /** A body that each route with a body takes. */
 const examples: Record<string, object> = {
+  "PUT /v1/rules/:name": rule,
+  "PATCH /v1/rules/:name": { paused: true },
+  "POST /v1/rules/:name/run": {},
+  "POST /v1/rules/:name/credentials": {},
   "POST /v1/join-tokens": {},
   "POST /v1/api-tokens": { name: "ci" },
   "POST /v1/enrolments": {
@@ -41,6 +53,8 @@ const examples: Record<string, object> = {
 const pathOf = (path: string) =>
   path
     .replace(":host", "host1")
+    .replace(":name", "rack-b")
+    .replace(":rule", "rack-b")
     .replace(":uuid", webUuid)
     .replace(":id", `${/bundles/.test(path) ? "b" : /evacuations/.test(path) ? "e" : "m"}_01JD0000000000000000000077`);
 
@@ -54,6 +68,7 @@ function failing(ports: Ports, error: () => Error): void {
     ports.tokens,
     ports.bundles,
     ports.sockets,
+    fleet.rules.rules,
   ])
     for (const name of methodsOf(port))
       Object.defineProperty(port, name, {
