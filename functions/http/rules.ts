@@ -3,7 +3,7 @@ import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
 import { type Rule, ruleNamesMax, ruleSchema } from "../core/rule.ts";
 import { credentialsMax, type RuleCredential, type RuleRecord } from "../core/rule-state.ts";
-import { sha256Hex } from "../rule-book.ts";
+import { noSuchRule, sha256Hex } from "../rule-book.ts";
 import { placeOf } from "../trigger-desk.ts";
 import { publicKeyBytes, secretBytes } from "../trigger-signature.ts";
 import type { AppDeps, RuleFace } from "./deps.ts";
@@ -152,7 +152,10 @@ export function ruleRoutes(deps: AppDeps): Route[] {
       faults: ["request.notFound"],
       async handle({ param, query }) {
         const before = Number(query.cursor ?? Number.POSITIVE_INFINITY);
-        const all = (await ruleFace(deps).rules.versions(param("name"))).filter(({ version }) => version < before);
+        // Also of a rule that was deleted: who did what stays to be read.
+        const known = await ruleFace(deps).rules.versions(param("name"));
+        if (known.length === 0) throw noSuchRule();
+        const all = known.filter(({ version }) => version < before);
         const items = all.slice(0, query.limit).map(ruleVersion);
         const last = items.at(-1);
         return { value: { items, cursor: all.length > items.length && last ? String(last.version) : null } };
