@@ -100,8 +100,9 @@ function enterVerdicts(
 ): void {
   const rows = new Map<string, Map<number, Verdict>>();
   for (const [key, verdict] of verdicts) {
-    const [uuid = "", hostId = ""] = key.split(" ");
-    const slot = slotOf.get(hostId);
+    const space = key.indexOf(" ");
+    const uuid = key.slice(0, space);
+    const slot = slotOf.get(key.slice(space + 1));
     if (slot === undefined) continue;
     const row = rows.get(uuid) ?? new Map<number, Verdict>();
     rows.set(uuid, row.set(slot, verdict));
