@@ -17,7 +17,7 @@ import { plan as planner } from "./core/placement.ts";
 import type { Plan } from "./core/placement-view.ts";
 import type { HostRef, MigrationState } from "./core/state.ts";
 import { askPreflights, provenOnly } from "./evacuation-preflights.ts";
-import { lookAround, type Seen } from "./placement-look.ts";
+import { Inventories, lookAround, type Seen } from "./placement-look.ts";
 import type { HostRecord, Ports } from "./ports.ts";
 import { type PreflightMemory, Preflights, preflightAgeMsMax } from "./preflights.ts";
 import { busyRefusal, hostRefusals, pairRefusals } from "./refusals.ts";
@@ -30,6 +30,8 @@ const turnTriesMax = 10;
 const turnPauseMs = 100;
 /** How long a tick asks hosts for one evacuation; the timer comes again in a minute. */
 const tickAskMsMax = 15_000;
+/** Evacuations that one tick looks after side by side. */
+const looksAtOnce = 4;
 /** Looks in a row: the second after a host was opened, the third after a conflict with somebody's cancel. */
 const looksMax = 3;
 
@@ -185,11 +187,27 @@ export function createEvacuationRunner(
     return states.flatMap((state) => (state === null || isEnded(state) ? [] : [state]));
   }
 
-  const see = async (state: EvacuationState): Promise<Seen> =>
-    lookAround(ports, { state, others: await othersOf(state.id), preflights });
+  const see = async (
+    state: EvacuationState,
+    { inventories, asks }: Pick<Round, "inventories" | "asks">,
+  ): Promise<Seen> =>
+    lookAround(ports, {
+      state,
+      others: await othersOf(state.id),
+      preflights,
+      inventories,
+      onlyAllowed: asks === null,
+    });
+
+  /** What the looks of one tick share. `asks`: until when hosts may be asked; null: they may not be asked now. */
+  interface Round {
+    inventories: Inventories;
+    asks: { untilMs: number } | null;
+  }
 
   /** One whole look: what ended, what hosts say (where they may be asked), then what to start. */
-  async function look(id: string, asks: { untilMs: number } | null): Promise<EvacuationState | null> {
+  async function look(id: string, around: Round): Promise<EvacuationState | null> {
+    const { asks } = around;
     const known = await evacuations.load(id);
     if (known === null) return null;
     if (isEnded(known)) {
@@ -197,14 +215,16 @@ export function createEvacuationRunner(
       return known;
     }
     let state = await hear(known);
+    // Nothing waits, and nobody may be asked about what stays: what runs is heard of, that is all.
+    if (asks === null && !state.domains.some((each) => each.state === "waiting")) return state;
     for (let round = 0; round < looksMax && state.status === "running"; round += 1) {
       if (asks !== null)
-        await askPreflights(preflights, state, () => see(state), {
+        await askPreflights(preflights, state, () => see(state, around), {
           sinceMs: nowMs() - preflightAgeMsMax,
           untilMs: asks.untilMs,
           planner: decide,
         });
-      const turn = await inTurn(() => decideOn(id, asks !== null));
+      const turn = await inTurn(() => decideOn(id, around));
       if (turn === null) break;
       await (turn.changed ? committed(turn.state, turn.effects) : dispatch(turn.state, turn.effects));
       ({ state } = turn);
@@ -222,10 +242,10 @@ export function createEvacuationRunner(
   }
 
   /** Within the turn: reads, decides and commits. Null: somebody else wrote meanwhile, or it has ended. */
-  async function decideOn(id: string, asked: boolean): Promise<Decided | null> {
+  async function decideOn(id: string, around: Round): Promise<Decided | null> {
     const state = await evacuations.load(id);
     if (state === null || isEnded(state)) return null;
-    const seen = await see(state);
+    const seen = await see(state, around);
     const at = clock.now();
     const effects: EvacuationEffect[] = [];
     let next = state;
@@ -235,7 +255,7 @@ export function createEvacuationRunner(
       effects.push(...made.effects);
     };
     for (const event of strayed(next, seen.view, at)) apply(event);
-    const plan = provenOnly(evacuationPlan(next, seen.view, decide), seen, asked);
+    const plan = provenOnly(evacuationPlan(next, seen.view, decide), seen, around.asks !== null);
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
     if (next === state) return { state, effects, changed: false };
     // Several events, one commit: the version is one above what was read.
@@ -276,6 +296,17 @@ export function createEvacuationRunner(
     throw fault("request.conflict", `Host ${host.name} is being asked for by others at this moment.`, "Try again.");
   }
 
+  async function lookAfter(
+    { hostId, evacuationId, at }: { hostId: string; evacuationId: string; at: string },
+    inventories: Inventories,
+  ): Promise<void> {
+    await guarded(evacuationId, async () => {
+      const state = await look(evacuationId, { inventories, asks: { untilMs: nowMs() + tickAskMsMax } });
+      // Its request died before it was stored.
+      if (state === null && nowMs() - Date.parse(at) > startMsMax) await evacuations.unclaim(hostId, evacuationId);
+    });
+  }
+
   async function guarded(id: string, work: () => Promise<unknown>): Promise<void> {
     try {
       await work();
@@ -287,8 +318,9 @@ export function createEvacuationRunner(
   return {
     async plan(fresh, untilMs) {
       const options = { sinceMs: nowMs(), untilMs, planner: decide };
-      await askPreflights(preflights, fresh, () => see(fresh), options);
-      const seen = await see(fresh);
+      const around = { inventories: new Inventories(hosts), asks: { untilMs } };
+      await askPreflights(preflights, fresh, () => see(fresh, around), options);
+      const seen = await see(fresh, around);
       return { plan: evacuationPlan(fresh, seen.view, decide), seen };
     },
 
@@ -299,7 +331,7 @@ export function createEvacuationRunner(
       if (standing === null && (await evacuations.create(fresh)) === "conflict")
         log.write("debug", "an evacuation was asked for twice at once", { evacuation: fresh.id });
       // What fails from here on is the tick's: it exists and will go on.
-      await guarded(fresh.id, () => look(fresh.id, { untilMs }));
+      await guarded(fresh.id, () => look(fresh.id, { inventories: new Inventories(hosts), asks: { untilMs } }));
       return (await evacuations.load(fresh.id)) ?? fresh;
     },
 
@@ -319,12 +351,13 @@ export function createEvacuationRunner(
 
     async tick() {
       const claims = await evacuations.claims();
-      for (const { hostId, evacuationId, at } of claims)
-        await guarded(evacuationId, async () => {
-          const state = await look(evacuationId, { untilMs: nowMs() + tickAskMsMax });
-          // Its request died before it was stored.
-          if (state === null && nowMs() - Date.parse(at) > startMsMax) await evacuations.unclaim(hostId, evacuationId);
-        });
+      const inventories = new Inventories(hosts);
+      const left = [...claims];
+      // Side by side, so that hosts that answer slowly hold up no other's evacuation; what they start is decided by turns.
+      const lane = async () => {
+        for (let claim = left.shift(); claim !== undefined; claim = left.shift()) await lookAfter(claim, inventories);
+      };
+      await Promise.all(Array.from({ length: Math.min(looksAtOnce, left.length) }, lane));
       return claims.length;
     },
 
@@ -335,7 +368,7 @@ export function createEvacuationRunner(
           const state = about.has(hostId) ? await evacuations.load(evacuationId) : null;
           // Hosts are not asked now: this may be the very message of one of them that waits to be taken.
           if (state?.domains.some(({ migrationId }) => migrationId === id) === true)
-            await guarded(evacuationId, () => look(evacuationId, null));
+            await guarded(evacuationId, () => look(evacuationId, { inventories: new Inventories(hosts), asks: null }));
         }
       });
     },

@@ -30,6 +30,25 @@ export interface Look {
   /** All others that have not ended. */
   others: readonly EvacuationState[];
   preflights: Preflights;
+  inventories: Inventories;
+  /** Only destinations that a preflight has allowed are of use: nobody is asked now. */
+  onlyAllowed?: boolean | undefined;
+}
+
+/** Reads each inventory once, for all evacuations that one tick looks after. */
+export class Inventories {
+  readonly #hosts: Ports["hosts"];
+  readonly #read = new Map<string, Promise<PlacedDomain[]>>();
+
+  constructor(hosts: Ports["hosts"]) {
+    this.#hosts = hosts;
+  }
+
+  of(hostId: string): Promise<PlacedDomain[]> {
+    const known = this.#read.get(hostId) ?? this.#hosts.domainsOf(hostId);
+    this.#read.set(hostId, known);
+    return known;
+  }
 }
 
 const isActive = ({ state }: PlacedDomain): boolean => state !== "shutoff";
@@ -64,7 +83,8 @@ function closedBy(
 }
 
 /** Looks once. Reads the list of hosts, the locks, and at most `inventoriesMax` inventories. */
-export async function lookAround(ports: Ports, { state, others, preflights }: Look): Promise<Seen> {
+export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
+  const { state, others, preflights, inventories } = look;
   const records = new Map((await ports.hosts.list()).map((host) => [host.id, host]));
   const evacuations = [state, ...others];
   const running = await underWay(ports, evacuations);
@@ -76,15 +96,17 @@ export async function lookAround(ports: Ports, { state, others, preflights }: Lo
   // An undo and a restore open their host before they begin.
   const opens = state.kind !== "evacuate" && state.cordoned ? state.host.id : null;
   const hosts = [...records.values()].map((host) => placementHost(host, closedBy(host, emptied, opens, ports)));
-  const read = chosen(state, hosts, records);
+  const read = chosen(look, hosts, records);
   const rows = new Map<string, PlacedDomain[]>();
   const add = (row: PlacedDomain) => rows.set(row.uuid, [...(rows.get(row.uuid) ?? []), row]);
   await inParts(read, async (id) => {
-    for (const row of await ports.hosts.domainsOf(id)) add(row);
+    for (const row of await inventories.of(id)) add(row);
   });
   // What is not where it was may be anywhere: asked by its uuid, so that nothing is taken for gone that was only not looked at.
   const sought = state.domains.filter(
-    ({ domain, homeId }) => !rows.get(domain.uuid)?.some((row) => row.hostId === homeId),
+    (each) =>
+      (each.state === "waiting" || each.state === "stays") &&
+      !rows.get(each.domain.uuid)?.some(({ hostId }) => hostId === each.homeId),
   );
   await inParts(sought, async ({ domain }) => {
     for (const row of await ports.hosts.findDomains(domain.uuid))
@@ -158,14 +180,16 @@ function placeOf(
 
 /** Which inventories are read: every source, what is named, and of the rest those that may take something, the roomiest first. */
 function chosen(
-  state: EvacuationState,
+  { state, preflights, onlyAllowed }: Look,
   hosts: readonly PlacementHost[],
   records: ReadonlyMap<string, HostRecord>,
 ): string[] {
   const sources = state.domains.map(({ homeId }) => homeId);
   const used = state.domains.flatMap(({ destinationId }) => (destinationId === null ? [] : [destinationId]));
   const named = state.kind === "evacuate" ? (state.policy.to ?? []) : [];
+  const isOfUse = (id: string): boolean => onlyAllowed !== true || isAllowed(state, preflights, id);
   const rest = hosts
+    .filter(({ id }) => isOfUse(id))
     .map(({ id, closed }) => ({ id, closed: closed !== null, free: freeOf(records.get(id)) }))
     .sort(
       (one, other) =>
@@ -175,6 +199,15 @@ function chosen(
   const ids = new Set([state.host.id, ...sources, ...named, ...used]);
   for (const id of rest) if (ids.size < inventoriesMax) ids.add(id);
   return [...ids].filter((id) => records.has(id));
+}
+
+/** Whether a preflight has allowed any domain that waits to go there. */
+function isAllowed({ domains, policy }: EvacuationState, preflights: Preflights, hostId: string): boolean {
+  const accept = new Set(policy.accept);
+  return domains.some(
+    ({ state, domain, homeId }) =>
+      state === "waiting" && preflights.verdict(domain.uuid, homeId, hostId, accept)?.allowed === true,
+  );
 }
 
 const freeOf = (host: HostRecord | undefined): number => (host === undefined ? 0 : freeKiB(host));

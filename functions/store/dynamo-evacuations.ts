@@ -13,6 +13,9 @@ import type { Clock, CommitResult, EvacuationStore, Page } from "../ports.ts";
 import { type Condition, type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
 import { bodyText, jsonOf, textOf } from "./stored-item.ts";
 
+/** DynamoDB's 409,600 bytes less keys, names and a row of at most 1 KiB; what the core lets an evacuation grow to (`itemBytesMax`) fits. */
+const bytesMax = 407_000;
+
 const stateKey = (id: string) => ({ pk: `EVAC#${id}`, sk: "STATE" });
 const claimKey = (hostId: string) => ({ pk: "EVACUATIONS", sk: `HOST#${hostId}` });
 const turnKey = { pk: "EVACUATIONS", sk: "TURN" };
@@ -42,7 +45,7 @@ export class DynamoEvacuations implements EvacuationStore {
 
   async #write(state: EvacuationState, condition: Condition): Promise<CommitResult> {
     const what = `evacuation ${state.id}`;
-    const body = bodyText(what, state);
+    const body = bodyText(what, state, bytesMax);
     const { pk, sk } = stateKey(state.id);
     const item: Item = {
       pk: { S: pk },

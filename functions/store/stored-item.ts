@@ -41,14 +41,14 @@ export function decoded<T>(what: string, schema: z.ZodMiniType<T>, value: unknow
   throw unreadable(what, `${issue?.path.join(".") || "its root"}: ${issue?.message ?? "mismatch"}`);
 }
 
-/** JSON for a `body` attribute. Throws `Fault` `message.tooLarge` before DynamoDB would refuse the item. */
-export function bodyText(what: string, value: unknown): string {
+/** JSON for a `body` attribute. Throws `Fault` `message.tooLarge` before DynamoDB would refuse the item. `bytesMax`: what its other attributes leave. */
+export function bodyText(what: string, value: unknown, bytesMax = bodyBytesMax): string {
   const text = JSON.stringify(value);
   const bytes = new TextEncoder().encode(text).byteLength;
-  if (bytes > bodyBytesMax)
+  if (bytes > bytesMax)
     throw new Fault({
       code: "message.tooLarge",
-      cause: `${what} has grown to ${bytes} bytes; an item of DynamoDB holds 400 KB and ours ends at ${bodyBytesMax}.`,
+      cause: `${what} has grown to ${bytes} bytes; an item of DynamoDB holds 400 KB and ours ends at ${bytesMax}.`,
       action: "Nothing was written. Payloads belong into blobs; report this as a defect with the migration's timeline.",
       retry: "never",
     });

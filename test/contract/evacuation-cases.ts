@@ -1,5 +1,6 @@
 /** What every store must do with evacuations; store.test.ts runs it on the fake and on DynamoDB's API. */
 import assert from "node:assert/strict";
+import { itemBytesMax } from "#core/evacuation-limits";
 import { type EvacuationState, evacuationPolicyDefault, evacuationSummary } from "#core/evacuation-state";
 import { type Stores, ulid, uuid } from "./store-cases.ts";
 
@@ -48,6 +49,15 @@ export const evacuationCases: Record<string, (stores: Stores) => Promise<void>> 
     assert.equal(await evacuations.load(state.id), null);
     assert.equal(await evacuations.create(state), "committed");
     assert.deepEqual(await evacuations.load(state.id), state);
+  },
+  "an evacuation as large as the core lets it grow is one item": async ({ evacuations }) => {
+    const state = evacuation();
+    const bytes = new TextEncoder().encode(JSON.stringify(state)).byteLength;
+    const note = "x".repeat(itemBytesMax - bytes + (state.timeline[0]?.note.length ?? 0));
+    const grown = { ...state, timeline: [{ at: now, domain: null, note }] };
+    assert.equal(new TextEncoder().encode(JSON.stringify(grown)).byteLength, itemBytesMax);
+    assert.equal(await evacuations.create(grown), "committed");
+    assert.deepEqual(await evacuations.load(state.id), grown);
   },
   "creating the same again is our own, over another one a conflict": async ({ evacuations }) => {
     const state = evacuation();
