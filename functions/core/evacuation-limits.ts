@@ -21,14 +21,16 @@ export const patienceMs = 10 * 60_000;
 export const lostStartMs = 60_000;
 
 /** Of destinations that failed a domain, so many are kept: the newest are the ones worth avoiding. */
-export const triedMax = 3;
+export const triedMax = 2;
 
 /** A DynamoDB item holds 400 KB; the rest is room for its keys and the list's row. */
 export const itemBytesMax = 396 * 1024;
-/** Of one line of the story, in bytes of JSON: 200 lines are below 60 KB. */
+/** Of one line of the story, in bytes of JSON: 200 lines are below 52 KB. */
 export const noteBytesMax = 160;
+/** Of the rest of a line: its time, its domain, its keys. */
+export const lineBytes = 95;
 /** A domain's record without its name and its reason's texts, at most, in bytes of JSON. */
-export const domainBytes = 560;
+export const domainBytes = 530;
 /** Cause and action of one reason together: no less than says anything, no more than a migration's own record says better. */
 export const reasonBytesMin = 48;
 export const reasonBytesMax = 600;

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { evacuate } from "#core/evacuation";
 import type { EvacuationEffect, EvacuationEvent, RunningMigration } from "#core/evacuation-event";
-import { lostStartMs, occupied, runningOf } from "#core/evacuation-limits";
+import { itemBytesMax, lostStartMs, occupied, runningOf } from "#core/evacuation-limits";
 import { newEvacuation, newUndo } from "#core/evacuation-new";
 import { evacuationPlan, type Planner, strayed } from "#core/evacuation-plan";
 import { isEnded } from "#core/evacuation-result";
@@ -93,7 +93,7 @@ export class ControlPlane {
 
   #store(state: EvacuationState): string {
     const text = JSON.stringify(state);
-    assert.ok(text.length < 400 * 1024);
+    assert.ok(text.length <= itemBytesMax);
     this.texts.set(state.id, text);
     return state.id;
   }

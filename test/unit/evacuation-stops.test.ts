@@ -4,15 +4,17 @@ import { describe, test } from "node:test";
 import { evacuate } from "#core/evacuation";
 import { jsonBytes } from "#core/evacuation-draft";
 import type { EvacuationEvent } from "#core/evacuation-event";
-import { massSilence } from "#core/evacuation-limits";
+import { evacuationMigrationId } from "#core/evacuation-id";
+import { domainBytes, itemBytesMax, lineBytes, massSilence, triedMax } from "#core/evacuation-limits";
 import { evacuationPolicyDefault, evacuationStateSchema, evacuationTimelineMax } from "#core/evacuation-state";
-import type { FaultBody } from "#protocol/fault";
+import { type FaultBody, faultCodes } from "#protocol/fault";
 import {
   after,
   block,
   born,
   domainAt,
   ends,
+  evacuationId,
   hostId,
   input,
   kindsOf,
@@ -230,9 +232,36 @@ describe("sizes", () => {
       ),
     );
     const bytes = new TextEncoder().encode(JSON.stringify(state)).byteLength;
-    assert.ok(bytes < 400 * 1024, `${bytes} bytes`);
+    assert.ok(bytes <= itemBytesMax, `${bytes} bytes`);
     assert.ok(bytes > 300 * 1024, `${bytes} bytes: the case is no worst case any more`);
     assert.equal(evacuationStateSchema.safeParse(JSON.parse(JSON.stringify(state))).success, true);
+  });
+
+  test("the figures that are counted with are no less than what a record and a line can be", () => {
+    const id = hostId(9);
+    const [each] = born(1).domains;
+    const widest = {
+      ...each,
+      domain: { uuid: uuid(0), name: "" },
+      memoryKiB: 2 ** 34,
+      vcpus: 1_024,
+      priority: 100,
+      state: "waiting",
+      destinationId: id,
+      migrationId: evacuationMigrationId(evacuationId(1), 499, 10, startMs),
+      attempts: 10,
+      triedIds: Array.from({ length: triedMax }, () => id),
+      notBefore: after(0),
+      waitsSince: after(0),
+      reason: {
+        code: [...faultCodes].sort((one, other) => other.length - one.length)[0],
+        cause: "",
+        action: "",
+        retry: "person",
+      },
+    };
+    assert.ok(JSON.stringify(widest).length + 1 <= domainBytes, `${JSON.stringify(widest).length}`);
+    assert.ok(JSON.stringify({ at: after(0), domain: uuid(0), note: "" }).length + 1 <= lineBytes);
   });
 
   test("texts are measured as the item holds them", () => {
