@@ -61,6 +61,8 @@ export interface RuleRunner {
   tick(): Promise<void>;
   /** Events that came in at the rule's own trigger, or from a host itself. */
   triggered(name: string, events: readonly TriggerEvent[]): Promise<Triggered>;
+  /** A host's own word that it is to be shut down, proved by its connection: every rule for that hears it. */
+  shutdown(event: TriggerEvent): Promise<void>;
   /** A person runs a rule now. `id`: the same again is the same run. */
   run(record: RuleRecord, ask: { by: string; id: string; hosts: readonly string[] | null }): Promise<RunDecision>;
   /** What would be done now, without doing it. */
@@ -139,23 +141,23 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
         what: effect.kind,
         cause,
       });
-      // What may pass is asked for again at the next minute.
-      if (final) await change(record.name, (state) => ({ state: refused(state, effect, cause), result: null }));
+      // What may pass is asked for again at the next minute; the reason stands where people look.
+      await change(record.name, (state) => ({ state: refused(state, effect, cause, final), result: null }));
     }
   }
 
-  function refused(state: RuleState, effect: RuleEffect, cause: string): RuleState {
+  function refused(state: RuleState, effect: RuleEffect, cause: string, final: boolean): RuleState {
     // It has ended meanwhile: the next look sees how.
     if (effect.kind === "cancel") return state;
     if (effect.kind === "restore")
-      return { ...state, restores: state.restores.filter(({ restoreId }) => restoreId !== effect.id) };
+      return final ? { ...state, restores: state.restores.filter(({ restoreId }) => restoreId !== effect.id) } : state;
     if (state.run === null) return state;
-    const at = clock.now();
-    const hosts = state.run.hosts.map((entry): RuleRun["hosts"][number] =>
-      entry.evacuationId === effect.id && entry.state === "started"
-        ? { ...entry, state: "skipped", evacuationId: null, at, reason: cause.slice(0, 500) }
-        : entry,
-    );
+    const reason = cause.slice(0, 500);
+    const hosts = state.run.hosts.map((entry): RuleRun["hosts"][number] => {
+      if (entry.evacuationId !== effect.id || entry.state !== "started") return entry;
+      if (!final) return { ...entry, reason };
+      return { ...entry, state: "skipped", evacuationId: null, at: clock.now(), reason };
+    });
     return closed({ ...state, run: { ...state.run, hosts } }, nowMs());
   }
 
@@ -181,6 +183,54 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       return { state: stepped.state, result: stepped.effects };
     });
     for (const effect of effects) await request(record, hosts, effect);
+  }
+
+  async function triggered(name: string, events: readonly TriggerEvent[]): Promise<Triggered> {
+    const count: Triggered = { accepted: 0, repeated: 0, ignored: 0 };
+    const record = await rules.load(name);
+    if (record === null || record.deleted || record.paused) return { ...count, ignored: events.length };
+    const keyOf = (event: TriggerEvent) => `${name} ${event.dedupkey}`;
+    const untilMs = nowMs() + rememberedMs;
+    const fired: TriggerEvent[] = [];
+    const resolved: TriggerEvent[] = [];
+    await inParts(events, async (event) => {
+      if (!isFor(record.rule, event) || (event.data.action === "resolve" && !event.data.whole)) count.ignored += 1;
+      else if (event.data.action === "resolve") {
+        // Kept even where its firing was never seen: the firing may come late, and then is over already.
+        await dedup.keep(keyOf(event), untilMs);
+        resolved.push(event);
+      } else if (await dedup.first(keyOf(event), nowMs() + claimMs)) fired.push(event);
+      else count.repeated += 1;
+    });
+    if (fired.length + resolved.length === 0) return count;
+    count.accepted = fired.length + resolved.length;
+    try {
+      const hosts = await fleet.hosts();
+      const decisions = await change(name, (before) => {
+        let state = before;
+        const decisions: RunDecision[] = [];
+        for (const event of fired) {
+          const joined = join(state, record, event, hosts, null);
+          ({ state } = joined);
+          decisions.push(joined.decision);
+        }
+        for (const event of resolved) state = resolveCause(state, event, nowMs());
+        return { state, result: decisions };
+      });
+      await inParts(fired, (event) => dedup.keep(keyOf(event), heldUntil(decisions[fired.indexOf(event)], untilMs)));
+    } catch (error) {
+      // Not stored: the sender's next try shall be heard. What could not be let go lapses by itself.
+      await inParts(fired, (event) => dedup.forget(keyOf(event))).catch(() => undefined);
+      throw error;
+    }
+    // The timer goes on where this fails: what was asked for is stored.
+    await step(record).catch((error: unknown) =>
+      log.write("warn", "a triggered rule waits for the timer", {
+        rule: name,
+        error: error instanceof Error ? error.message.slice(0, 300) : "not an error",
+      }),
+    );
+    return count;
   }
 
   return {
@@ -219,52 +269,11 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
         }
     },
 
-    async triggered(name, events) {
-      const count: Triggered = { accepted: 0, repeated: 0, ignored: 0 };
-      const record = await rules.load(name);
-      if (record === null || record.deleted || record.paused) return { ...count, ignored: events.length };
-      const keyOf = (event: TriggerEvent) => `${name} ${event.dedupkey}`;
-      const untilMs = nowMs() + rememberedMs;
-      const fired: TriggerEvent[] = [];
-      const resolved: TriggerEvent[] = [];
-      await inParts(events, async (event) => {
-        if (!isFor(record.rule, event) || (event.data.action === "resolve" && !event.data.whole)) count.ignored += 1;
-        else if (event.data.action === "resolve") {
-          // Kept even where its firing was never seen: the firing may come late, and then is over already.
-          await dedup.keep(keyOf(event), untilMs);
-          resolved.push(event);
-        } else if (await dedup.first(keyOf(event), nowMs() + claimMs)) fired.push(event);
-        else count.repeated += 1;
-      });
-      if (fired.length + resolved.length === 0) return count;
-      count.accepted = fired.length + resolved.length;
-      try {
-        const hosts = await fleet.hosts();
-        const decisions = await change(name, (before) => {
-          let state = before;
-          const decisions: RunDecision[] = [];
-          for (const event of fired) {
-            const joined = join(state, record, event, hosts, null);
-            ({ state } = joined);
-            decisions.push(joined.decision);
-          }
-          for (const event of resolved) state = resolveCause(state, event, nowMs());
-          return { state, result: decisions };
-        });
-        await inParts(fired, (event) => dedup.keep(keyOf(event), heldUntil(decisions[fired.indexOf(event)], untilMs)));
-      } catch (error) {
-        // Not stored: the sender's next try shall be heard. What could not be let go lapses by itself.
-        await inParts(fired, (event) => dedup.forget(keyOf(event))).catch(() => undefined);
-        throw error;
-      }
-      // The timer goes on where this fails: what was asked for is stored.
-      await step(record).catch((error: unknown) =>
-        log.write("warn", "a triggered rule waits for the timer", {
-          rule: name,
-          error: error instanceof Error ? error.message.slice(0, 300) : "not an error",
-        }),
-      );
-      return count;
+    triggered,
+
+    async shutdown(event) {
+      for (const { name, rule } of await rules.list())
+        if (rule.when.kind === "host-shutdown") await triggered(name, [event]);
     },
 
     async run(record, { by, id, hosts: names }) {

@@ -91,6 +91,11 @@ function withEnds(state: RuleState, { rule, deleted }: RuleRecord, facts: StepFa
   const restores = [...state.restores];
   const hosts = state.run.hosts.map((entry): RunHost => {
     const status = entry.evacuationId === null ? undefined : facts.statuses.get(entry.evacuationId);
+    // Asked for and never taken: after its time it is not begun any more.
+    if (entry.state === "started" && status === null && facts.nowMs >= Date.parse(entry.closesAt)) {
+      const reason = `${entry.reason ?? "it could not be asked for"}; its time ended at ${entry.closesAt}`;
+      return { ...entry, state: "skipped", evacuationId: null, at: iso(facts.nowMs), reason };
+    }
     if (entry.state !== "started" || status === undefined || status === null || !hasEnded(status)) return entry;
     if (rule.after.restore === "whenBack" && !deleted && entry.evacuationId !== null) {
       // A newer evacuation of a host stands for the one before it: it is restored once.

@@ -10,6 +10,7 @@
  *   TASK#id / STATE           a bundle task          KEY#digest / KEY         an idempotency key
  *   EVAC#id / STATE           an evacuation          EVACUATIONS / HOST#id    which evacuation a host is under
  *   EVACUATIONS / TURN        whose turn it is to decide what is started
+ * Rules have keys of their own (dynamo-rules.ts), sockets as well (dynamo-links.ts).
  * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations, evacuations), `domainName`, `domainUuid`.
  * `row` is what an index projects: the JSON of what a list shows, so that a list never reads whole states.
  *

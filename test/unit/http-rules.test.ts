@@ -208,6 +208,25 @@ describe("triggers", () => {
     );
   });
 
+  test("the same alert a thousand times: one evacuation", async () => {
+    await put(alertRule);
+    const { value } = await credential(alertRule.name);
+    const post = () => fleet.ask(`/v1/triggers/${alertRule.name}/alertmanager`, { token: value, body: alert() });
+    const answers = await Promise.all(Array.from({ length: 1_000 }, async () => read(triggeredSchema, await post())));
+    assert.equal(
+      answers.reduce((sum, { accepted }) => sum + accepted, 0),
+      1,
+    );
+    assert.equal(
+      answers.reduce((sum, { repeated }) => sum + repeated, 0),
+      999,
+    );
+    assert.deepEqual(
+      (await evacuations()).map(({ host }) => host.name),
+      ["host3"],
+    );
+  });
+
   test("a refused approval starts nothing", async () => {
     await put({ ...alertRule, how: { approval: "needed" } });
     const { value } = await credential(alertRule.name);

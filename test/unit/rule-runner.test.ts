@@ -416,6 +416,20 @@ describe("when something fails", () => {
     assert.match(await reasonsOf("failing-disk"), /Another evacuation/);
   });
 
+  test("what was never taken is not begun after its window, and says why", async () => {
+    await world.write(rackRule);
+    world.setNow("2027-02-07T01:00:00.000Z");
+    world.script.refusing = new Fault({ ...passing.toBody(), cause: "Another evacuation has the host." });
+    await world.runner.tick();
+    world.setNow("2027-02-07T03:58:00.000Z");
+    await world.minutes(3);
+    world.script.refusing = null;
+    await world.minutes(3);
+    assert.deepEqual(world.evacuated(), []);
+    assert.deepEqual(await hostsOf("rack-b-first-sunday"), { host3: "skipped", host4: "skipped" });
+    assert.match(await reasonsOf("rack-b-first-sunday"), /Another evacuation has the host/);
+  });
+
   test("an event whose storing fails is heard again at once", async () => {
     const { commitState } = world.rules;
     world.rules.commitState = async () => {
