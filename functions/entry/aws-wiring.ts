@@ -12,9 +12,6 @@ import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { type LinkStore, type Ports, paceOf } from "../ports.ts";
 import { preflightMemory } from "../preflights.ts";
-import { createReconciler, type Reconciler } from "../reconciler.ts";
-import { createRules } from "../rule-fleet.ts";
-import type { RuleRunner } from "../rule-runner.ts";
 import type { Runner } from "../runner.ts";
 import { ApiGatewaySockets } from "../socket/api-gateway.ts";
 import type { ApiGatewayCallbacks } from "../socket/api-gateway-callbacks.ts";
@@ -23,7 +20,7 @@ import { DynamoLinks } from "../store/dynamo-links.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
-import { clock, ids, lineLog, ruleStoresOf, storesOf } from "./runtime-ports.ts";
+import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
 import { wholeFetch } from "./whole-fetch.ts";
 
 /** A heartbeat is an invocation and a write; the timer looks once a minute, so a host is missed within two. */
@@ -91,8 +88,8 @@ export interface AwsWiring {
   ports: Ports;
   runner: Runner;
   evacuations: EvacuationRunner;
-  ruleRunner: RuleRunner;
-  reconciler: Reconciler;
+  /** The one table, for what only some of the functions have in their bundles (aws-rules.ts). */
+  table: DynamoTable;
   links: LinkStore;
   callbacks: ApiGatewayCallbacks;
   /** Where shims connect. */
@@ -100,8 +97,8 @@ export interface AwsWiring {
   /** How long the carrier lets a connection live. */
   lifeMs: number;
   progressMs: number;
-  /** For the HTTP face, which only one of the functions has in its bundle. */
-  deps: AppDeps;
+  /** For the HTTP face, which only one of the functions has in its bundle; it adds the rules. */
+  deps: Omit<AppDeps, "rules">;
 }
 
 /** Lambda gives a process one invocation at a time, so the log can say which without being told. */
@@ -175,13 +172,11 @@ function wired(env: AwsEnv): AwsWiring {
     pace: paceOf(env.HEARTBEAT_MS),
   };
   const { runner, evacuations } = createRunners(ports, preflightMemory());
-  const rules = createRules(ports, ruleStoresOf(table), evacuations);
   return {
     ports,
     runner,
     evacuations,
-    ruleRunner: rules.runner,
-    reconciler: createReconciler(ports),
+    table,
     links,
     callbacks: sockets.callbacks,
     socketUrl: env.SOCKET_URL,
@@ -191,7 +186,6 @@ function wired(env: AwsEnv): AwsWiring {
       ports,
       runner,
       evacuations,
-      rules,
       adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
       publicUrl: env.PUBLIC_URL,
       storeMetrics: () => counter.text(),

@@ -5,7 +5,8 @@
 import { createApp } from "../http/app.ts";
 import type { EventsCarrier } from "../http/deps.ts";
 import { faultOf, problemResponse } from "../http/problem.ts";
-import { invoked, wireAws } from "./aws-wiring.ts";
+import { rulesOf } from "./aws-rules.ts";
+import { type AwsWiring, invoked, wireAws } from "./aws-wiring.ts";
 import { isStreamingRuntime, type ProxyResponse, proxyResponse, requestOf, streamResponse } from "./lambda-request.ts";
 import { ids } from "./runtime-ports.ts";
 
@@ -29,7 +30,7 @@ function front(carrier: EventsCarrier, answerMsMax?: number): (event: unknown, c
   return async (event, context) => {
     invoked(context?.awsRequestId);
     try {
-      app ??= createApp({ ...wireAws(process.env).deps, eventsCarrier: carrier, answerMsMax });
+      app ??= appOf(wireAws(process.env), carrier, answerMsMax);
       return await app.fetch(requestOf(event));
     } catch (error) {
       const requestId = ids.ulid();
@@ -39,6 +40,9 @@ function front(carrier: EventsCarrier, answerMsMax?: number): (event: unknown, c
     }
   };
 }
+
+const appOf = (wiring: AwsWiring, eventsCarrier: EventsCarrier, answerMsMax: number | undefined) =>
+  createApp({ ...wiring.deps, rules: rulesOf(wiring), eventsCarrier, answerMsMax });
 
 const whole = front(bufferedEvents, bufferedAnswerMsMax);
 

@@ -4,7 +4,6 @@ import { DynamoBundleTasks } from "../store/dynamo-bundle-tasks.ts";
 import { DynamoEvacuations } from "../store/dynamo-evacuations.ts";
 import { DynamoHosts } from "../store/dynamo-hosts.ts";
 import { DynamoMigrations } from "../store/dynamo-migrations.ts";
-import { DynamoDedup, DynamoRules } from "../store/dynamo-rules.ts";
 import type { DynamoTable } from "../store/dynamo-table.ts";
 import { DynamoTokens } from "../store/dynamo-tokens.ts";
 
@@ -42,10 +41,4 @@ export const storesOf = (
   evacuations: new DynamoEvacuations(table, clock),
   hosts: new DynamoHosts(table),
   tokens: new DynamoTokens(table),
-});
-
-/** What rules keep, in the same table. */
-export const ruleStoresOf = (table: DynamoTable) => ({
-  rules: new DynamoRules(table),
-  dedup: new DynamoDedup(table, clock),
 });

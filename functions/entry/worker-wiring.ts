@@ -17,7 +17,8 @@ import type { ObjectNamespace } from "../socket/object-namespace.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
-import { clock, ids, lineLog, ruleStoresOf, storesOf } from "./runtime-ports.ts";
+import { ruleStoresOf } from "./rule-stores.ts";
+import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
 
 export interface WorkerEnv {
   HOST_SOCKET: ObjectNamespace<HostSocketStub>;
