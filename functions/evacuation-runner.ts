@@ -25,6 +25,8 @@ import { createRunner, type Runner } from "./runner.ts";
 
 /** A turn is a few reads and one write; whoever holds it longer has died. */
 const turnMsMax = 30_000;
+/** What is left of it for the commit with its repetitions. */
+const commitMsMax = 12_000;
 /** Tries of taking the turn and the pause between them: turns are short, and who comes too late is looked after by the tick. */
 const turnTriesMax = 10;
 const turnPauseMs = 100;
@@ -224,7 +226,7 @@ export function createEvacuationRunner(
           untilMs: asks.untilMs,
           planner: decide,
         });
-      const turn = await inTurn(() => decideOn(id, around));
+      const turn = await inTurn((untilMs) => decideOn(id, around, untilMs));
       if (turn === null) break;
       await (turn.changed ? committed(turn.state, turn.effects) : dispatch(turn.state, turn.effects));
       ({ state } = turn);
@@ -242,7 +244,7 @@ export function createEvacuationRunner(
   }
 
   /** Within the turn: reads, decides and commits. Null: somebody else wrote meanwhile, or it has ended. */
-  async function decideOn(id: string, around: Round): Promise<Decided | null> {
+  async function decideOn(id: string, around: Round, untilMs: number): Promise<Decided | null> {
     const state = await evacuations.load(id);
     if (state === null || isEnded(state)) return null;
     const seen = await see(state, around);
@@ -259,19 +261,21 @@ export function createEvacuationRunner(
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
     if (next === state) return { state, effects, changed: false };
     // Several events, one commit: the version is one above what was read.
+    // The turn may be another's by now, and what was read with it.
+    if (nowMs() >= untilMs) return null;
     const made = { ...next, version: state.version + 1 };
     return (await evacuations.commit(made)) === "conflict" ? null : { state: made, effects, changed: true };
   }
 
   /** Runs in the one turn of the fleet; null when it could not be had. */
-  async function inTurn<T>(work: () => Promise<T>): Promise<T | null> {
+  async function inTurn<T>(work: (untilMs: number) => Promise<T>): Promise<T | null> {
     const holder = ports.ids.ulid();
     for (let tries = 1; !(await evacuations.takeTurn(holder, turnMsMax)); tries += 1) {
       if (tries >= turnTriesMax) return null;
       await new Promise((resolve) => setTimeout(resolve, turnPauseMs));
     }
     try {
-      return await work();
+      return await work(nowMs() + turnMsMax - commitMsMax);
     } finally {
       await evacuations.endTurn(holder);
     }

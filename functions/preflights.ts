@@ -14,6 +14,8 @@ import { pairRefusals } from "./refusals.ts";
 export const preflightWaitMs = 10_000;
 /** An answer older than this is asked again before a domain is started by it; CPU models and disks do not change in between. */
 export const preflightAgeMsMax = 10 * 60_000;
+/** A refusal older than this is asked again: a block job ends, a disk comes back, and a domain must not wait for what is over. */
+export const refusalAgeMsMax = 45_000;
 /** Questions under way at once: their answers pass through one isolate, and a shim answers four at a time. */
 export const preflightsAtOnce = 24;
 /** Answers remembered in one isolate, of about 1 KiB each; the oldest go first. */
@@ -74,7 +76,9 @@ export class Preflights {
    * Never rejects for a host.
    */
   async ask(wishes: readonly PreflightWish[], options: { sinceMs: number; untilMs: number }): Promise<void> {
-    const isOld = (kept: Kept | undefined) => kept === undefined || kept.atMs < options.sinceMs;
+    const refusedSinceMs = this.#nowMs() - refusalAgeMsMax;
+    const isOld = (kept: Kept | undefined) =>
+      kept === undefined || kept.atMs < options.sinceMs || (isRefusal(kept) && kept.atMs < refusedSinceMs);
     await inParts(wishes, async ({ domain, source }) => {
       if (isOld(this.#sources.get(sourceKey(domain.uuid, source.id))))
         await this.#askSource(domain, source, options.untilMs);
@@ -145,6 +149,8 @@ export class Preflights {
     return Date.parse(this.#ports.clock.now());
   }
 }
+
+const isRefusal = ({ findings }: Kept): boolean => findings.some(({ severity }) => severity === "blocker");
 
 /** What stands in the way: blockers, and risks that nobody accepted. */
 const speaking = (findings: readonly Finding[], accept: ReadonlySet<string>) =>
