@@ -4,7 +4,13 @@ import { beforeEach, describe, test } from "node:test";
 import { evacuationPlanSchema } from "#functions/http/evacuation-resource";
 import { inventoriesMax } from "#functions/placement-look";
 import type { HostRecord, PlacedDomain } from "#functions/ports";
-import { Preflights, preflightAgeMsMax, preflightMemory, preflightsAtOnce } from "#functions/preflights";
+import {
+  Preflights,
+  preflightAgeMsMax,
+  preflightMemory,
+  preflightsAtOnce,
+  refusalAgeMsMax,
+} from "#functions/preflights";
 import type { Finding } from "#protocol/fault";
 import { numbered, uuidOf } from "#test/fake/evacuation-fleet";
 import { factsOf, hostId, type MemoryFleet, memoryFleet } from "#test/fake/memory-fleet";
