@@ -7,6 +7,7 @@ import { isEnded } from "./core/evacuation-result.ts";
 import type { EvacuationPolicy, EvacuationState } from "./core/evacuation-state.ts";
 import { pageRowsMax } from "./core/limits.ts";
 import { priorityOf } from "./core/placement-ledger.ts";
+import { inventoryLagMsMax } from "./placement-look.ts";
 import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
 import { inParts } from "./preflights.ts";
 
@@ -80,7 +81,10 @@ async function historyOf(ports: Ports): Promise<EvacuationState[]> {
   return states;
 }
 
-/** Where the inventories of all hosts that are named show the domains; of a domain on two, where it runs. */
+/**
+ * Where the inventories of all hosts that are named show the domains; of a domain on two, where it runs. What a migration
+ * has moved a moment ago is where it arrived, though the inventories may not say so yet.
+ */
 async function placesOf(ports: Ports, of: readonly EvacuationState[]): Promise<Map<string, string>> {
   const uuids = new Set(of.flatMap(({ domains }) => domains.map(({ domain }) => domain.uuid)));
   const hostIds = new Set(
@@ -93,7 +97,14 @@ async function placesOf(ports: Ports, of: readonly EvacuationState[]): Promise<M
       if (uuids.has(row.uuid) && (known === undefined || known.state === "shutoff")) rows.set(row.uuid, row);
     }
   });
-  return new Map([...rows].map(([uuid, { hostId }]) => [uuid, hostId]));
+  const places = new Map([...rows].map(([uuid, { hostId }]) => [uuid, hostId]));
+  const lateMs = Date.parse(ports.clock.now()) - inventoryLagMsMax;
+  const newest = await ports.migrations.list({ limit: pageRowsMax, cursor: null, active: false });
+  // Oldest first, so that the last word stays.
+  for (const { domain, status, destination, endedAt } of newest.items.toReversed())
+    if (uuids.has(domain.uuid) && status === "completed" && endedAt !== null && Date.parse(endedAt) > lateMs)
+      places.set(domain.uuid, destination.id);
+  return places;
 }
 
 /** Domains that a migration of nobody's evacuation has moved after the oldest of these began. */

@@ -17,7 +17,7 @@ import { plan as planner } from "./core/placement.ts";
 import type { Plan } from "./core/placement-view.ts";
 import type { HostRef, MigrationState } from "./core/state.ts";
 import { askPreflights, provenOnly } from "./evacuation-preflights.ts";
-import { Inventories, lookAround, type Seen } from "./placement-look.ts";
+import { Inventories, inventoryLagMsMax, lookAround, type Seen } from "./placement-look.ts";
 import type { HostRecord, Ports } from "./ports.ts";
 import { type PreflightMemory, Preflights, preflightAgeMsMax } from "./preflights.ts";
 import { busyRefusal, hostRefusals, pairRefusals } from "./refusals.ts";
@@ -256,7 +256,9 @@ export function createEvacuationRunner(
       next = made.state;
       effects.push(...made.effects);
     };
-    for (const event of strayed(next, seen.view, at)) apply(event);
+    // What had just arrived when this began may be shown nowhere yet: nobody has taken it.
+    if (state.kind === "evacuate" || Date.parse(at) - Date.parse(state.createdAt) >= inventoryLagMsMax)
+      for (const event of strayed(next, seen.view, at)) apply(event);
     const plan = provenOnly(evacuationPlan(next, seen.view, decide), seen, around.asks !== null);
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
     if (next === state) return { state, effects, changed: false };

@@ -14,6 +14,9 @@ import { hostRefusals, isConnected } from "./refusals.ts";
 /** Inventories read for one look: sources, named destinations, then the hosts with the most free memory. More choice makes no better plan. */
 export const inventoriesMax = 64;
 
+/** A host says within seconds what has changed on it; after a socket's interruption, within a minute. */
+export const inventoryLagMsMax = 60_000;
+
 export interface Seen {
   view: PlacementView;
   /** Everything under way, whoever asked for it, and what evacuations have committed to start. */
@@ -115,6 +118,10 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
 
   const placed = new Map<string, PlacedDomain>();
   const arrived = arrivals(evacuations);
+  // An undo takes up what arrived a moment ago: it is where the undo's own record says.
+  const isYoung = Date.parse(ports.clock.now()) - Date.parse(state.createdAt) < inventoryLagMsMax;
+  for (const each of isYoung && state.kind !== "evacuate" ? state.domains : [])
+    if (each.state === "waiting") arrived.set(each.domain.uuid, { homeId: null, destinationId: each.homeId });
   const sources = new Map(running.map(({ domainUuid, sourceId }) => [domainUuid, sourceId]));
   for (const [uuid, found] of rows) {
     const row = placeOf(found, sources.get(uuid), arrived.get(uuid));
@@ -154,7 +161,7 @@ async function underWay(ports: Ports, evacuations: readonly EvacuationState[]): 
 
 /** Where domains have arrived by evacuations that still run, and from where: the inventory may lag behind. */
 const arrivals = (evacuations: readonly EvacuationState[]) =>
-  new Map(
+  new Map<string, Arrival>(
     evacuations.flatMap(({ domains }) =>
       domains.flatMap(({ state, domain, homeId, destinationId }) =>
         state === "moved" && destinationId !== null ? [[domain.uuid, { homeId, destinationId }] as const] : [],
@@ -162,17 +169,23 @@ const arrivals = (evacuations: readonly EvacuationState[]) =>
     ),
   );
 
+/** `homeId`: where the inventory may still show it; null: anywhere. */
+interface Arrival {
+  homeId: string | null;
+  destinationId: string;
+}
+
 function placeOf(
   rows: readonly PlacedDomain[],
   sourceId: string | undefined,
-  arrived: { homeId: string; destinationId: string } | undefined,
+  arrived: Arrival | undefined,
 ): PlacedDomain | null {
   const on = (hostId: string | undefined) => rows.find((row) => row.hostId === hostId);
   const moving = on(sourceId);
   if (moving !== undefined) return moving;
   const there = on(arrived?.destinationId);
   if (there !== undefined) return there;
-  const left = on(arrived?.homeId);
+  const left = arrived?.homeId === null ? rows[0] : on(arrived?.homeId);
   if (arrived !== undefined && left !== undefined && rows.length === 1)
     return { ...left, hostId: arrived.destinationId };
   return rows.find(isActive) ?? rows[0] ?? null;

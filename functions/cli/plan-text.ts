@@ -14,9 +14,21 @@ const verbs: Record<EvacuationPlan["kind"], string> = {
 
 export const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
 
-function moveRows(moves: readonly Planned[]): string[] {
+/** The way home is not asked about: what is true then is asked then. */
+function moveRows(moves: readonly Planned[], isAsked: boolean): string[] {
   return tableLines(
-    ["WAVE", "DOMAIN", "FROM", "TO", "MEMORY", "VCPUS", "SNAPSHOTS", "STARTS", "TAKES", "CHECKED"],
+    [
+      "WAVE",
+      "DOMAIN",
+      "FROM",
+      "TO",
+      "MEMORY",
+      "VCPUS",
+      "SNAPSHOTS",
+      "STARTS",
+      "TAKES",
+      ...(isAsked ? ["CHECKED"] : []),
+    ],
     moves.map((move) => [
       String(move.wave + 1),
       move.domain.name,
@@ -27,7 +39,7 @@ function moveRows(moves: readonly Planned[]): string[] {
       String(move.snapshots),
       `+${durationText(move.startMs)}`,
       durationText(move.endMs - move.startMs),
-      move.proven ? "yes" : "no answer yet",
+      ...(isAsked ? [move.proven ? "yes" : "no answer yet"] : []),
     ]),
   );
 }
@@ -69,14 +81,14 @@ export function planLines(plan: EvacuationPlan): string[] {
       : [
           `time     about ${durationText(plan.makespanMs)}, to ${ends}${late ? `, after the deadline at ${plan.deadlineAt}: what does not fit stays` : ""}`,
           "",
-          ...moveRows(moves),
+          ...moveRows(moves, true),
           "",
           "why there",
           ...reasons(moves),
         ]),
     ...(blocked.length === 0 ? [] : ["", "stays, because", ...obstacles(blocked)]),
     ...(rooms.length === 0 ? [] : ["", "room, before -> after", ...roomLines(rooms).map((line) => `  ${line}`)]),
-    ...(home.length === 0 ? [] : ["", "the way home", ...moveRows(home).map((line) => `  ${line}`)]),
+    ...(home.length === 0 ? [] : ["", "the way home", ...moveRows(home, false).map((line) => `  ${line}`)]),
     ...(homeBlocked.length === 0 ? [] : ["", "could not go home as things stand", ...obstacles(homeBlocked)]),
     "",
     moves.length === 0 && blocked.length === 0

@@ -314,6 +314,19 @@ describe("the way home", () => {
     assert.equal((await fleet.ports.hosts.byId(hostId(1)))?.cordoned, false);
   });
 
+  test("what has just arrived is brought back, though the inventories do not show it yet", async () => {
+    const fleet = await evacuationFleet([numbered(1)]);
+    const { id, domains } = await begun(fleet);
+    await fleet.serve();
+    assert.equal((await show(fleet, id)).status, "completed");
+    assert.deepEqual(await fleet.places(), { web1: "host1" });
+    const undo = await begun(fleet, {}, `/v1/evacuations/${id}/undo`);
+    assert.deepEqual(states(undo), { web1: "moving" });
+    await fleet.serve();
+    assert.equal((await show(fleet, undo.id)).status, "completed");
+    assert.equal((await started(fleet)).at(0)?.source.name, domains[0]?.destination);
+  });
+
   test("an evacuation that runs is not undone", async () => {
     const fleet = await evacuationFleet([numbered(1)]);
     const { id } = await begun(fleet);
