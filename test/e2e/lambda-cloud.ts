@@ -3,7 +3,7 @@
  * emulations of API Gateway's two kinds, over an embedded DynamoDB and the S3 face. Nothing survives an invocation but what a warm process keeps; with
  * --cold not even that.
  *
- * node test/e2e/lambda-cloud.ts --listen PORT --data DIR [--cold] [--life MS] [--heartbeat MS]
+ * node test/e2e/lambda-cloud.ts --listen PORT --data DIR [--cold] [--life MS] [--heartbeat MS] [--timer MS]
  *
  * Its data folder is laid out like that of `vmferry up`, with the address of the bucket in `s3-endpoint` and what happened in `counts.json`.
  */
@@ -32,13 +32,23 @@ const { values } = parseArgs({
     cold: { type: "boolean" },
     life: { type: "string" },
     heartbeat: { type: "string" },
+    timer: { type: "string" },
   },
 });
 const port = Number(values.listen);
 const folder = values.data ?? "";
 const lifeMs = Number(values.life ?? 2 * 60 * 60_000);
 /** EventBridge Scheduler's finest. */
-const timerMs = 60_000;
+const timerMs = Number(values.timer ?? 60_000);
+/** A clock that a test drives (test/lab/shifted-clock.ts) is the functions' clock as well. */
+const clockFile = process.env.VMFERRY_LAB_CLOCK;
+const clockEnv: Record<string, string> =
+  clockFile === undefined
+    ? {}
+    : {
+        VMFERRY_LAB_CLOCK: clockFile,
+        NODE_OPTIONS: `--import=${join(import.meta.dirname, "../lab/shifted-clock.ts")}`,
+      };
 const bucket = "vmferry";
 const region = "us-east-1";
 
@@ -98,6 +108,7 @@ for (const name of lambdaNames)
         TICKET_KEY: secrets.ticketKey,
         CONNECTION_LIFE_MS: String(lifeMs),
         ...(values.heartbeat === undefined ? {} : { HEARTBEAT_MS: values.heartbeat }),
+        ...clockEnv,
       },
       onLine: (line) => console.error(`${name}: ${line}`),
     }),
