@@ -37,7 +37,10 @@ export async function freshEvacuation(ports: Ports, host: HostRecord, wish: Wish
 
 /** An undo of an evacuation that has ended. */
 export async function freshUndo(ports: Ports, of: EvacuationState, wish: Wish): Promise<EvacuationState> {
-  return newUndo({ ...wish, of, places: await placesOf(ports, [of]) }, ports.clock.now());
+  // Also what was brought home and then taken to the same host once more is not this one's any longer.
+  const moved = await movedByPerson(ports, [of]);
+  const own = { ...of, domains: of.domains.filter(({ domain }) => !moved.has(domain.uuid)) };
+  return newUndo({ ...wish, of: own, places: await placesOf(ports, [own]) }, ports.clock.now());
 }
 
 /** A restore of what evacuations took from the host. `skip`: names or UUIDs of domains that stay where they are. */
@@ -107,7 +110,7 @@ async function placesOf(ports: Ports, of: readonly EvacuationState[]): Promise<M
   return places;
 }
 
-/** Domains that a migration of nobody's evacuation has moved after the oldest of these began. */
+/** Domains that a migration of none of these evacuations has moved after the last of them that moved it began. */
 async function movedByPerson(ports: Ports, of: readonly EvacuationState[]): Promise<Set<string>> {
   const ours = new Set(of.flatMap(({ domains }) => domains.flatMap(({ migrationId }) => migrationId ?? [])));
   const moved = new Map<string, string>();

@@ -129,6 +129,8 @@ export function createEvacuationRunner(
         ({ migrationId: id, state: result }) => id === migrationId && result === "moving",
       );
       if (mine === undefined) return;
+      // Cancelled, or stopped otherwise, since this was decided: that is how the try ends.
+      if (newest?.stopped != null) throw new Fault(newest.stopped);
       const [source, destination] = await pairOf(effect);
       const refusal = [
         ...pairRefusals(source, destination),
@@ -175,7 +177,7 @@ export function createEvacuationRunner(
       const about = { at, domainUuid: domain.uuid, migrationId };
       if (migration === null) {
         if (result === "moving") newest = (await handle(state.id, { type: "migrationMissing", ...about })) ?? newest;
-      } else if (migration.status !== "running") {
+      } else if (migration.status !== "running" && (result === "moving" || migration.status === "completed")) {
         const ended = { ...about, status: migration.status, fault: faultOf(migration) };
         newest = (await handle(state.id, { type: "migrationEnded", ...ended })) ?? newest;
       }
@@ -213,10 +215,14 @@ export function createEvacuationRunner(
     const known = await evacuations.load(id);
     if (known === null) return null;
     if (isEnded(known)) {
-      await dispatch(known, endEffects(known));
+      // It may have let go of its host since the claims were read: what is done to that host now is somebody else's.
+      if (await holdsHost(known)) await dispatch(known, endEffects(known));
       return known;
     }
-    let state = await hear(known);
+    // Before anything that may fail: whatever cannot be read or asked, the deadline holds.
+    const { deadlineAt } = known;
+    const isLate = deadlineAt !== null && nowMs() >= Date.parse(deadlineAt);
+    let state = await hear(isLate ? ((await handle(id, { type: "ticked", at: clock.now() })) ?? known) : known);
     // Nothing waits, and nobody may be asked about what stays: what runs is heard of, that is all.
     if (asks === null && !state.domains.some((each) => each.state === "waiting")) return state;
     for (let round = 0; round < looksMax && state.status === "running"; round += 1) {
@@ -236,6 +242,9 @@ export function createEvacuationRunner(
       state = (await handle(id, { type: "ticked", at: clock.now() })) ?? state;
     return state;
   }
+
+  const holdsHost = async ({ host, id }: EvacuationState): Promise<boolean> =>
+    (await evacuations.claims()).some(({ hostId, evacuationId }) => hostId === host.id && evacuationId === id);
 
   interface Decided {
     state: EvacuationState;
@@ -279,7 +288,10 @@ export function createEvacuationRunner(
     try {
       return await work(nowMs() + turnMsMax - commitMsMax);
     } finally {
-      await evacuations.endTurn(holder);
+      // It lapses by itself, and what was committed within it must be dispatched.
+      await evacuations.endTurn(holder).catch((error: unknown) => {
+        log.write("warn", "a turn could not be given back", { holder, error: String(error) });
+      });
     }
   }
 
@@ -358,7 +370,9 @@ export function createEvacuationRunner(
     async tick() {
       const claims = await evacuations.claims();
       const inventories = new Inventories(hosts);
-      const left = [...claims];
+      // Where they are too many for one minute, each minute begins with others.
+      const first = claims.length === 0 ? 0 : (Math.floor(nowMs() / 60_000) * looksAtOnce) % claims.length;
+      const left = [...claims.slice(first), ...claims.slice(0, first)];
       // Side by side, so that hosts that answer slowly hold up no other's evacuation; what they start is decided by turns.
       const lane = async () => {
         for (let claim = left.shift(); claim !== undefined; claim = left.shift()) await lookAfter(claim, inventories);

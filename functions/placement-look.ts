@@ -6,6 +6,7 @@
 import type { RunningMigration, SeenHost } from "./core/evacuation-event.ts";
 import { runningOf } from "./core/evacuation-limits.ts";
 import type { EvacuationState } from "./core/evacuation-state.ts";
+import { pageRowsMax } from "./core/limits.ts";
 import { type PlacementDomain, type PlacementHost, type PlacementView, verdictKey } from "./core/placement-view.ts";
 import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
 import { inParts, type Preflights } from "./preflights.ts";
@@ -90,7 +91,7 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   const { state, others, preflights, inventories } = look;
   const records = new Map((await ports.hosts.list()).map((host) => [host.id, host]));
   const evacuations = [state, ...others];
-  const running = await underWay(ports, evacuations);
+  const { all, running } = await underWay(ports, evacuations);
   const emptied = new Map(
     evacuations.flatMap(({ id, kind, host }) =>
       kind === "evacuate" && id !== state.id ? [[host.id, id] as const] : [],
@@ -122,7 +123,7 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   const isYoung = Date.parse(ports.clock.now()) - Date.parse(state.createdAt) < inventoryLagMsMax;
   for (const each of isYoung && state.kind !== "evacuate" ? state.domains : [])
     if (each.state === "waiting") arrived.set(each.domain.uuid, { homeId: null, destinationId: each.homeId });
-  const sources = new Map(running.map(({ domainUuid, sourceId }) => [domainUuid, sourceId]));
+  const sources = new Map(all.map(({ domainUuid, sourceId }) => [domainUuid, sourceId]));
   for (const [uuid, found] of rows) {
     const row = placeOf(found, sources.get(uuid), arrived.get(uuid));
     if (row !== null) placed.set(uuid, row);
@@ -135,7 +136,7 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
       hosts: hosts.filter(({ id }) => readIds.has(id)),
       domains: [...placed.values()].map(placementDomain),
       verdicts: verdictsOf(state, hosts, placed, preflights),
-      moving: running.map(({ domainUuid, sourceId, destinationId }) => ({ domainUuid, sourceId, destinationId })),
+      moving: all.map(({ domainUuid, sourceId, destinationId }) => ({ domainUuid, sourceId, destinationId })),
     },
     running,
     hosts: [...records.values()].map((host) => ({
@@ -148,15 +149,25 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   };
 }
 
-/** Locks name what has begun, evacuations what they have committed to begin. A bundle task moves nothing. */
-async function underWay(ports: Ports, evacuations: readonly EvacuationState[]): Promise<RunningMigration[]> {
+/**
+ * Locks name what has begun, evacuations what they have committed to begin. A bundle task moves nothing. What is stranded keeps its
+ * lock and its room on both hosts until a person acts, and no slot of what runs: else it would hold all others until then.
+ */
+async function underWay(
+  ports: Ports,
+  evacuations: readonly EvacuationState[],
+): Promise<{ all: RunningMigration[]; running: RunningMigration[] }> {
   const locks = await ports.migrations.activeMigrations();
   const running = new Map<string, RunningMigration>();
   for (const each of evacuations.flatMap(runningOf)) running.set(each.migrationId, each);
   for (const { migrationId, domainUuid, source, destination } of locks)
     if (source !== destination)
       running.set(migrationId, { migrationId, domainUuid, sourceId: source, destinationId: destination });
-  return [...running.values()];
+  const all = [...running.values()];
+  if (all.length === 0) return { all, running: all };
+  const { items } = await ports.migrations.list({ limit: pageRowsMax, cursor: null, active: true });
+  const stranded = new Set(items.flatMap(({ id, status }) => (status === "stranded" ? [id] : [])));
+  return { all, running: all.filter(({ migrationId }) => !stranded.has(migrationId)) };
 }
 
 /** Where domains have arrived by evacuations that still run, and from where: the inventory may lag behind. */

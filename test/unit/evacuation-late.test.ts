@@ -1,0 +1,132 @@
+/**
+ * What comes at the wrong moment: a cancel between a decision and its start, an end whose claim was read before it was given back, a deadline while nothing
+ * can be read, migrations that are stranded while others wait, an undo of what others have moved since.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type EvacuationPolicy, type EvacuationState, evacuationPolicyDefault } from "#core/evacuation-state";
+import { freshEvacuation, freshUndo } from "#functions/evacuation-request";
+import { type EvacuationFleet, evacuationFleet, numbered, uuidOf } from "#test/fake/evacuation-fleet";
+import { hostId } from "#test/fake/memory-fleet";
+
+const wishOf = (fleet: EvacuationFleet, policy: Partial<EvacuationPolicy> = {}, deadlineMs: number | null = null) => ({
+  id: `e_${fleet.ports.ids.ulid()}`,
+  origin: { by: "test", rule: null, trigger: null },
+  policy: { ...evacuationPolicyDefault, ...policy },
+  deadlineMs,
+});
+
+async function begin(
+  fleet: EvacuationFleet,
+  policy: Partial<EvacuationPolicy> = {},
+  deadlineMs: number | null = null,
+): Promise<EvacuationState> {
+  const host = await fleet.ports.hosts.byId(hostId(1));
+  assert.ok(host);
+  const fresh = await freshEvacuation(fleet.ports, host, wishOf(fleet, policy, deadlineMs));
+  return fleet.evacuations.request(fresh, Number.POSITIVE_INFINITY);
+}
+
+async function loaded(fleet: EvacuationFleet, id: string): Promise<EvacuationState> {
+  const state = await fleet.ports.evacuations.load(id);
+  assert.ok(state);
+  return state;
+}
+
+test("what was decided before a cancel and not begun by then is not begun after it", async () => {
+  const fleet = await evacuationFleet([1, 2].map((index) => numbered(index)));
+  const { migrations, evacuations } = fleet.ports;
+  const lockDomain = migrations.lockDomain.bind(migrations);
+  let id: string | null = null;
+  migrations.lockDomain = async (lock) => {
+    // The first of the two has its lock: somebody cancels before the second is begun.
+    if (id === null) {
+      id = (await evacuations.claims())[0]?.evacuationId ?? "";
+      await fleet.evacuations.cancel(id, "somebody");
+    }
+    return lockDomain(lock);
+  };
+  const state = await begin(fleet, { outMax: 2, inMax: 2 });
+  const { items } = await migrations.list({ limit: 200, cursor: null, active: false });
+  assert.equal(items.length, 1);
+  await fleet.live();
+  const ended = await loaded(fleet, state.id);
+  assert.equal(ended.status, "cancelled");
+  assert.deepEqual(ended.domains.map(({ state: result }) => result).sort(), ["moved", "stays"]);
+});
+
+test("who let go of the host does nothing more to it, though a timer had read that it holds it", async () => {
+  const fleet = await evacuationFleet([numbered(1)], { hosts: { 2: { lastSeenAt: null }, 3: { lastSeenAt: null } } });
+  const { evacuations, hosts } = fleet.ports;
+  const { id } = await begin(fleet);
+  const stale = await evacuations.claims();
+  assert.equal(stale.length, 1);
+  await fleet.evacuations.cancel(id, "somebody");
+  assert.equal((await hosts.byId(hostId(1)))?.cordoned, false);
+  await hosts.setCordoned(hostId(1), true);
+  const claims = evacuations.claims.bind(evacuations);
+  let reads = 0;
+  evacuations.claims = async () => {
+    reads += 1;
+    return reads === 1 ? stale : claims();
+  };
+  await fleet.evacuations.tick();
+  assert.equal((await hosts.byId(hostId(1)))?.cordoned, true);
+});
+
+test("the deadline ends it even while nothing of the fleet can be read", async () => {
+  const fleet = await evacuationFleet([numbered(1)], { hosts: { 2: { lastSeenAt: null }, 3: { lastSeenAt: null } } });
+  const { id } = await begin(fleet, {}, 5 * 60_000);
+  fleet.ports.hosts.list = async () => {
+    throw new Error("one item is not of the form it must have");
+  };
+  for (let minute = 0; minute < 4; minute += 1) await fleet.minute();
+  assert.equal((await loaded(fleet, id)).status, "running");
+  await fleet.minute();
+  const ended = await loaded(fleet, id);
+  assert.ok(ended.endedAt !== null, ended.status);
+  assert.equal(ended.stopped?.code, "step.overdue");
+  assert.deepEqual(await fleet.ports.evacuations.claims(), []);
+});
+
+test("what is stranded takes nobody's slot: the others go on", async () => {
+  const fleet = await evacuationFleet([1, 2, 3].map((index) => numbered(index)));
+  const { migrations } = fleet.ports;
+  const { id } = await begin(fleet, { outMax: 2, inMax: 2, fleetMax: 2 });
+  const { items } = await migrations.list({ limit: 200, cursor: null, active: true });
+  assert.equal(items.length, 2);
+  for (const item of items) {
+    const state = await migrations.load(item.id);
+    assert.ok(state);
+    await migrations.commit({ ...state, status: "stranded", version: state.version + 1 });
+  }
+  await fleet.evacuations.tick();
+  assert.equal((await migrations.activeMigrations()).length, 3);
+  const third = (await loaded(fleet, id)).domains.filter(({ state }) => state === "moving");
+  assert.equal(third.length, 1);
+  assert.ok(!items.some(({ domain }) => domain.uuid === third[0]?.domain.uuid));
+});
+
+test("an undo leaves what somebody has taken to the same host since", async () => {
+  const fleet = await evacuationFleet([1, 2].map((index) => numbered(index)));
+  const policy = { to: [hostId(2)] };
+  const { id } = await begin(fleet, policy);
+  await fleet.live();
+  const first = await loaded(fleet, id);
+  assert.equal(first.status, "completed");
+  const undo = async () =>
+    (await freshUndo(fleet.ports, first, wishOf(fleet))).domains.map(({ domain }) => domain.name);
+  assert.deepEqual((await undo()).sort(), ["web1", "web2"]);
+  await fleet.evacuations.request(await freshUndo(fleet.ports, first, wishOf(fleet)), Number.POSITIVE_INFINITY);
+  await fleet.live();
+  assert.deepEqual(await fleet.places(), { web1: "host1", web2: "host1" });
+  // Now by another evacuation, which its own undo takes back.
+  fleet.pass(60_000);
+  for (const index of [1, 2, 3]) await fleet.ports.hosts.seen(hostId(index), { at: fleet.ports.clock.now() });
+  const second = await begin(fleet, policy);
+  await fleet.live();
+  assert.deepEqual(await fleet.places(), { web1: "host2", web2: "host2" });
+  assert.deepEqual(await undo(), []);
+  const own = await freshUndo(fleet.ports, await loaded(fleet, second.id), wishOf(fleet));
+  assert.deepEqual(own.domains.map(({ domain }) => domain.uuid).sort(), [uuidOf(1), uuidOf(2)]);
+});
