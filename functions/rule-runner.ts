@@ -7,7 +7,7 @@ import type { EvacuationPolicy, EvacuationStatus } from "./core/evacuation-state
 import { commitAttemptsMax } from "./core/limits.ts";
 import { policyOf, type Rule, type RuleHost } from "./core/rule.ts";
 import { closed, decideRun, dueRuns, joinRun, type RunDecision, resolveCause, ruleRun } from "./core/rule-run.ts";
-import { newRuleState, type RuleRecord, type RuleRun, type RuleState } from "./core/rule-state.ts";
+import { fitted, newRuleState, type RuleRecord, type RuleRun, type RuleState } from "./core/rule-state.ts";
 import { type RuleEffect, type StepFacts, startable, stepRule } from "./core/rule-step.ts";
 import type { Cron, Window } from "./core/schedule.ts";
 import { isFor, personEvent, scheduleEvent, type TriggerEvent } from "./core/trigger-event.ts";
@@ -90,7 +90,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       const before = (await rules.state(name)) ?? newRuleState(name);
       const { state, result } = make(before);
       if (JSON.stringify(state) === JSON.stringify(before)) return result;
-      if ((await rules.commitState({ ...state, version: before.version + 1 })) === "committed") return result;
+      if ((await rules.commitState(fitted({ ...state, version: before.version + 1 }))) === "committed") return result;
     }
     throw new Fault({
       code: "store.unreachable",

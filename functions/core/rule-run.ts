@@ -111,8 +111,14 @@ function refusalOf(
   state: RuleState,
   nowMs: number,
 ): Omit<Refusal, "host"> | null {
+  const there = activeHosts(state).find((active) => active.host.id === host.id);
+  if (there?.state === "started" && there.causes.length === 0)
+    return {
+      cause: "its evacuation is ending, for its cause was resolved: it takes no new cause",
+      retryAtMs: nowMs + lookAgainMs,
+    };
   // One more cause of what is under way already is no new start, so no cool-down holds it off.
-  if (activeHosts(state).some((active) => active.host.id === host.id)) return null;
+  if (there !== undefined) return null;
   // A window is long: a host that comes back inside it has its turn. An alert about a silent host moves nothing.
   if (!host.connected && event.type !== "dev.vmferry.trigger.schedule")
     return {
@@ -205,7 +211,7 @@ export function resolveCause(state: RuleState, event: TriggerEvent, nowMs: numbe
     const causes = entry.causes.filter((key) => key !== event.dedupkey);
     if (causes.length > 0) return { ...entry, causes };
     if (entry.state === "started")
-      return { ...entry, causes, reason: "its cause was resolved: nothing more is started" };
+      return { ...entry, causes, at: iso(nowMs), reason: "its cause was resolved: nothing more is started" };
     const reason = "its cause was resolved before it was started";
     return { ...entry, causes, state: "cancelled", at: iso(nowMs), reason };
   });

@@ -111,6 +111,17 @@ export const ruleStateSchema = z.object({
 });
 export type RuleState = z.infer<typeof ruleStateSchema>;
 
+/** Below what an item's body holds (390,000 bytes); causes, reasons and labels may be long, and counts alone do not bound them. */
+export const ruleStateBytesMax = 380_000;
+
+/** What an item can hold of it: the oldest runs are forgotten first, then why events started nothing. What is open stays whole. */
+export function fitted(state: RuleState): RuleState {
+  const isTooLarge = (one: RuleState) => new TextEncoder().encode(JSON.stringify(one)).length > ruleStateBytesMax;
+  let kept = state;
+  while (kept.past.length > 0 && isTooLarge(kept)) kept = { ...kept, past: kept.past.slice(0, -1) };
+  return kept.refusals.length > 0 && isTooLarge(kept) ? { ...kept, refusals: [] } : kept;
+}
+
 export const newRuleState = (rule: string): RuleState => ({
   rule,
   version: 0,

@@ -2,6 +2,7 @@
  * One look at a rule's open run and at the hosts that wait to be brought home: what has ended, what may start, what is over. Ids and deadlines are in the
  * state before anything is asked for, so asking again after a crash asks for the same evacuation (I6).
  */
+import { lostStartMs } from "./evacuation-limits.ts";
 import type { EvacuationStatus } from "./evacuation-state.ts";
 import { durationMs, type Rule, type RuleHost } from "./rule.ts";
 import { closed } from "./rule-run.ts";
@@ -54,13 +55,13 @@ export function stepRule(
   // Before anything is started: at the window's end nothing is.
   state = closed(state, facts.nowMs);
   state = withStarts(state, record, facts);
-  state = withRestores(state, facts);
+  state = withRestores(state, record, facts);
   state = closed(state, facts.nowMs);
   for (const entry of state.run?.hosts ?? []) {
     const { evacuationId: id, host, deadlineAt, causes } = entry;
     if (entry.state !== "started" || id === null) continue;
     const begun = !before.run?.hosts.some((was) => was.evacuationId === id);
-    if (begun || facts.statuses.get(id) === null)
+    if (begun || (facts.statuses.get(id) === null && !record.paused && !isOver(entry, record)))
       effects.push({ kind: "evacuate", id, host, deadlineAt, trigger: causes[0] ?? state.run?.event.dedupkey ?? "" });
   }
   for (const { state: at, evacuationId: id, causes, host } of state.run?.hosts ?? [])
@@ -69,10 +70,13 @@ export function stepRule(
   for (const { restoreId: id, host } of state.restores) {
     if (id === null) continue;
     const begun = !before.restores.some((was) => was.restoreId === id);
-    if (begun || facts.statuses.get(id) === null) effects.push({ kind: "restore", id, host });
+    if (begun || (facts.statuses.get(id) === null && !record.paused)) effects.push({ kind: "restore", id, host });
   }
   return { state, effects };
 }
+
+/** Nobody wants it any more: what was asked for and never taken is not asked for again. */
+const isOver = ({ causes }: RunHost, { deleted }: RuleRecord): boolean => deleted || causes.length === 0;
 
 /** A rule that is gone starts nothing and brings nothing home; what runs goes on. */
 function withdrawn(state: RuleState, nowMs: number): RuleState {
@@ -86,11 +90,23 @@ function withdrawn(state: RuleState, nowMs: number): RuleState {
   return { ...state, run: { ...state.run, hosts }, restores: [] };
 }
 
-function withEnds(state: RuleState, { rule, deleted }: RuleRecord, facts: StepFacts): RuleState {
+function withEnds(state: RuleState, record: RuleRecord, facts: StepFacts): RuleState {
   if (state.run === null) return state;
+  const { rule, deleted } = record;
+  // Who had begun to ask for it when its cause went may be asking still.
+  const overSinceMs = ({ at }: RunHost): number => Math.max(Date.parse(at), deleted ? Date.parse(record.at) : 0);
   const restores = [...state.restores];
   const hosts = state.run.hosts.map((entry): RunHost => {
     const status = entry.evacuationId === null ? undefined : facts.statuses.get(entry.evacuationId);
+    if (
+      entry.state === "started" &&
+      status === null &&
+      isOver(entry, record) &&
+      facts.nowMs - overSinceMs(entry) >= lostStartMs
+    ) {
+      const reason = deleted ? "the rule was deleted" : "its cause was resolved before it was taken";
+      return { ...entry, state: "cancelled", evacuationId: null, at: iso(facts.nowMs), reason };
+    }
     // Asked for and never taken: after its time it is not begun any more.
     if (entry.state === "started" && status === null && facts.nowMs >= Date.parse(entry.closesAt)) {
       const reason = `${entry.reason ?? "it could not be asked for"}; its time ended at ${entry.closesAt}`;
@@ -167,8 +183,8 @@ const recent = (starts: Readonly<Record<string, string>>): Record<string, string
       .slice(0, startsMax),
   );
 
-/** A host is back when it answers again after a silence, or when a person has opened it to domains. */
-function withRestores(state: RuleState, facts: StepFacts): RuleState {
+/** A host is back when it answers again after a silence, or when a person has opened it to domains. A paused rule sees that and waits. */
+function withRestores(state: RuleState, { paused }: RuleRecord, facts: StepFacts): RuleState {
   const restores = state.restores.flatMap((entry) => {
     if (entry.restoreId !== null) {
       const status = facts.statuses.get(entry.restoreId);
@@ -178,7 +194,7 @@ function withRestores(state: RuleState, facts: StepFacts): RuleState {
     // A host that was removed has no home to come back to.
     if (host === undefined) return [];
     if (!host.connected) return [{ ...entry, away: true }];
-    return entry.away || !host.cordoned ? [{ ...entry, restoreId: facts.newId() }] : [entry];
+    return !paused && (entry.away || !host.cordoned) ? [{ ...entry, restoreId: facts.newId() }] : [entry];
   });
   return { ...state, restores };
 }
