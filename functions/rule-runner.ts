@@ -77,6 +77,8 @@ export interface RuleRunner {
 const claimMs = 60_000;
 /** How long the same alert stays the same: longer than any source repeats one that it has not changed. */
 const rememberedMs = 7 * 86_400_000;
+/** How long one look at a rule asks for estimates; who was not asked is asked at the next. The timer's call must end within its minute. */
+const estimatesMsMax = 15_000;
 /** Requests to the store under way at once for one body. */
 const atOnce = 16;
 
@@ -176,7 +178,9 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     // Some more than there are places: one that does not fit makes way for the next.
     const looked = candidates.slice(0, record.rule.how.hostsAtOnce + 3);
     const estimates = new Map<string, number | null>();
-    for (const { host } of looked) estimates.set(host.id, await fleet.estimateMs(host.id, policy));
+    const lookedUntilMs = nowMs() + estimatesMsMax;
+    for (const { host } of looked)
+      if (nowMs() < lookedUntilMs) estimates.set(host.id, await fleet.estimateMs(host.id, policy));
     const facts: StepFacts = { nowMs: at, hosts, statuses, estimates, newId: () => `e_${ids.ulid()}` };
     const effects = await change(record.name, (state) => {
       const stepped = stepRule(state, record, facts);
@@ -245,7 +249,9 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
         if (lastOpeningAt !== null) lastRuns.set(name, Date.parse(lastOpeningAt));
       const due = new Map(dueRuns(records, lastRuns, nowMs(), cron).map(({ record, window }) => [record.name, window]));
       const hosts = due.size === 0 ? [] : await fleet.hosts();
-      for (const record of records)
+      // Where one takes the whole minute, the next minute begins with another.
+      const first = Math.floor(nowMs() / 60_000) % records.length;
+      for (const record of [...records.slice(first), ...records.slice(0, first)])
         try {
           const window = due.get(record.name);
           if (window !== undefined) {

@@ -2,6 +2,7 @@
  * The minute's timer: looks after what is overdue and after what has drifted. EventBridge Scheduler calls it at least once a minute, at times
  * twice or late; each look is a read and conditional writes, so that harms nothing.
  */
+import { everyMinute } from "../minute.ts";
 import { createReconciler } from "../reconciler.ts";
 import { rulesOf } from "./aws-rules.ts";
 import { invoked, wireAws } from "./aws-wiring.ts";
@@ -9,8 +10,15 @@ import { invoked, wireAws } from "./aws-wiring.ts";
 export async function handler(_event: unknown, context?: { awsRequestId?: string }): Promise<{ looked: number }> {
   invoked(context?.awsRequestId);
   const wiring = wireAws(process.env);
-  const looked = (await wiring.runner.tick()) + (await wiring.evacuations.tick());
-  await rulesOf(wiring).runner.tick();
-  await createReconciler(wiring.ports).tick();
+  let looked = 0;
+  const count = async (active: Promise<number>) => {
+    looked += await active;
+  };
+  await everyMinute(wiring.ports.log, {
+    migrations: () => count(wiring.runner.tick()),
+    evacuations: () => count(wiring.evacuations.tick()),
+    rules: () => rulesOf(wiring).runner.tick(),
+    drift: () => createReconciler(wiring.ports).tick(),
+  });
   return { looked };
 }

@@ -1,6 +1,7 @@
 /** The Worker: one door for clients, shims and local storage, and the timer. It routes and holds no logic. */
 import { hostIdSchema, shimSocketPath } from "#protocol/identity";
 import { facePath } from "../bundle/s3-bundles.ts";
+import { everyMinute } from "../minute.ts";
 import { FeedObject } from "../socket/feed.ts";
 import { HostSocketObject } from "../socket/host-socket.ts";
 import { objectOf } from "../socket/object-namespace.ts";
@@ -36,10 +37,12 @@ export default {
   },
 
   async scheduled(_event: unknown, env: WorkerEnv): Promise<void> {
-    const { runner, evacuations, ruleRunner, reconciler } = wire(env);
-    await runner.tick();
-    await evacuations.tick();
-    await ruleRunner.tick();
-    await reconciler.tick();
+    const { ports, runner, evacuations, ruleRunner, reconciler } = wire(env);
+    await everyMinute(ports.log, {
+      migrations: () => runner.tick(),
+      evacuations: () => evacuations.tick(),
+      rules: () => ruleRunner.tick(),
+      drift: () => reconciler.tick(),
+    });
   },
 };
