@@ -223,8 +223,10 @@ export function createEvacuationRunner(
     const { deadlineAt } = known;
     const isLate = deadlineAt !== null && nowMs() >= Date.parse(deadlineAt);
     let state = await hear(isLate ? ((await handle(id, { type: "ticked", at: clock.now() })) ?? known) : known);
-    // Nothing waits, and nobody may be asked about what stays: what runs is heard of, that is all.
-    if (asks === null && !state.domains.some((each) => each.state === "waiting")) return state;
+    // Nothing waits, or no answer is remembered here (a function that never asks): what runs is heard of, and the timer decides. A report is
+    // waiting for this, and the turn is others' as well.
+    const canStart = memory.pairs.size > 0 && state.domains.some((each) => each.state === "waiting");
+    if (asks === null && !canStart) return state;
     for (let round = 0; round < looksMax && state.status === "running"; round += 1) {
       if (asks !== null)
         await askPreflights(preflights, state, () => see(state, around), {

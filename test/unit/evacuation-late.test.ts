@@ -6,6 +6,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type EvacuationPolicy, type EvacuationState, evacuationPolicyDefault } from "#core/evacuation-state";
 import { freshEvacuation, freshUndo } from "#functions/evacuation-request";
+import { createRunners } from "#functions/evacuation-runner";
+import { preflightMemory } from "#functions/preflights";
 import { type EvacuationFleet, evacuationFleet, numbered, uuidOf } from "#test/fake/evacuation-fleet";
 import { hostId } from "#test/fake/memory-fleet";
 
@@ -87,6 +89,30 @@ test("the deadline ends it even while nothing of the fleet can be read", async (
   assert.ok(ended.endedAt !== null, ended.status);
   assert.equal(ended.stopped?.code, "step.overdue");
   assert.deepEqual(await fleet.ports.evacuations.claims(), []);
+});
+
+test("who remembers no preflight starts nothing, so it hears of an end without the fleet's turn or list", async () => {
+  const fleet = await evacuationFleet([1, 2].map((index) => numbered(index)));
+  const { migrations, evacuations, hosts } = fleet.ports;
+  await begin(fleet, { outMax: 1 });
+  const [first] = (await migrations.list({ limit: 200, cursor: null, active: true })).items;
+  const state = await migrations.load(first?.id ?? "");
+  assert.ok(state);
+  const asked: string[] = [];
+  const takeTurn = evacuations.takeTurn.bind(evacuations);
+  evacuations.takeTurn = async (...words) => {
+    asked.push("turn");
+    return takeTurn(...words);
+  };
+  const list = hosts.list.bind(hosts);
+  hosts.list = async () => {
+    asked.push("hosts");
+    return list();
+  };
+  await createRunners(fleet.ports, preflightMemory()).evacuations.migrationEnded(state);
+  assert.equal(asked.join(), "");
+  await fleet.evacuations.migrationEnded(state);
+  assert.ok(asked.includes("turn"));
 });
 
 test("what is stranded takes nobody's slot: the others go on", async () => {
