@@ -156,3 +156,21 @@ test("an undo leaves what somebody has taken to the same host since", async () =
   const own = await freshUndo(fleet.ports, await loaded(fleet, second.id), wishOf(fleet));
   assert.deepEqual(own.domains.map(({ domain }) => domain.uuid).sort(), [uuidOf(1), uuidOf(2)]);
 });
+
+test("where looks take the whole minute, the next minute begins with others", async () => {
+  const fleet = await evacuationFleet([]);
+  const { evacuations } = fleet.ports;
+  const ids = Array.from({ length: 8 }, () => `e_${fleet.ports.ids.ulid()}`);
+  for (const [index, id] of ids.entries()) await evacuations.claim(hostId(index + 1), id);
+  const looked = new Set<string>();
+  evacuations.load = (id) => {
+    looked.add(id);
+    return new Promise(() => {});
+  };
+  for (let minute = 0; minute < 2; minute += 1) {
+    fleet.pass(60_000);
+    void fleet.evacuations.tick();
+    for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.deepEqual([...looked].sort(), ids.toSorted());
+});
