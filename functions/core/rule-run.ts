@@ -38,8 +38,8 @@ export function dueRuns(
     const { when, name } = record.rule;
     if (when.kind !== "schedule" || record.paused || record.deleted) return [];
     const window = openWindow(when, nowMs, cron);
-    // A rule that is written inside its own window waits for the next: who applies a file does not mean "now".
-    if (window === null || window.opensMs <= (lastRuns.get(name) ?? Date.parse(record.at))) return [];
+    // A rule that is written, changed or resumed inside its own window waits for the next: who applies a file does not mean "now".
+    if (window === null || window.opensMs <= Math.max(lastRuns.get(name) ?? 0, Date.parse(record.at))) return [];
     return [{ record, window }];
   });
 }

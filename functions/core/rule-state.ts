@@ -93,7 +93,7 @@ export const ruleStateSchema = z.object({
   starts: z.record(z.string(), z.string()),
   /** The newest window that was dealt with. */
   lastOpeningAt: z.nullable(z.string()),
-  /** Evacuated hosts whose domains come home when the host is back. `away`: it was silent since. */
+  /** Evacuated hosts whose domains come home when the host is back. `away`: it was silent since. `looksBack`: in so many looks in a row it answered after that. */
   restores: z
     .array(
       z.object({
@@ -101,6 +101,7 @@ export const ruleStateSchema = z.object({
         evacuationId: evacuationIdSchema,
         restoreId: z.nullable(evacuationIdSchema),
         away: z.boolean(),
+        looksBack: z._default(z.int(), 0),
         since: z.string(),
       }),
     )

@@ -122,6 +122,7 @@ function withEnds(state: RuleState, record: RuleRecord, facts: StepFacts): RuleS
         evacuationId: entry.evacuationId,
         restoreId: null,
         away: false,
+        looksBack: 0,
         since: iso(facts.nowMs),
       });
     }
@@ -183,7 +184,13 @@ const recent = (starts: Readonly<Record<string, string>>): Record<string, string
       .slice(0, startsMax),
   );
 
-/** A host is back when it answers again after a silence, or when a person has opened it to domains. A paused rule sees that and waits. */
+/**
+ * Looks in a row in which a host must answer after a silence: the timer's, one a minute. One heartbeat that was missed, or a boot in the middle of a
+ * maintenance of several, brings nobody home by itself.
+ */
+export const looksBackMin = 3;
+
+/** A host is back when it has answered for a while after a silence, or when a person has opened it to domains. A paused rule sees that and waits. */
 function withRestores(state: RuleState, { paused }: RuleRecord, facts: StepFacts): RuleState {
   const restores = state.restores.flatMap((entry) => {
     if (entry.restoreId !== null) {
@@ -193,8 +200,10 @@ function withRestores(state: RuleState, { paused }: RuleRecord, facts: StepFacts
     const host = facts.hosts.find(({ id }) => id === entry.host.id);
     // A host that was removed has no home to come back to.
     if (host === undefined) return [];
-    if (!host.connected) return [{ ...entry, away: true }];
-    return !paused && (entry.away || !host.cordoned) ? [{ ...entry, restoreId: facts.newId() }] : [entry];
+    if (!host.connected) return [{ ...entry, away: true, looksBack: 0 }];
+    const looksBack = entry.away ? Math.min(entry.looksBack + 1, looksBackMin) : 0;
+    const isBack = looksBack >= looksBackMin || !host.cordoned;
+    return [{ ...entry, looksBack, ...(isBack && !paused ? { restoreId: facts.newId() } : {}) }];
   });
   return { ...state, restores };
 }

@@ -134,6 +134,10 @@ describe("every first Sunday 02:00 to 05:00, over a year", () => {
     assert.equal(dueRuns([rule], new Map(), now, cron).length, 1);
     for (const change of [{ paused: true }, { deleted: true }, { at: "2027-02-07T01:30:00.000Z" }])
       assert.deepEqual(dueRuns([{ ...rule, ...change }], new Map(), now, cron), []);
+    // Also one that has run before: an edit of today is no reason to empty a rack now.
+    const ranIn = new Map([[rule.rule.name, ms("2027-01-03T01:00Z")]]);
+    assert.equal(dueRuns([rule], ranIn, now, cron).length, 1);
+    assert.deepEqual(dueRuns([{ ...rule, at: "2027-02-07T01:30:00.000Z" }], ranIn, now, cron), []);
   });
 });
 
