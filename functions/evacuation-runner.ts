@@ -316,6 +316,16 @@ export function createEvacuationRunner(
     throw fault("request.conflict", `Host ${host.name} is being asked for by others at this moment.`, "Try again.");
   }
 
+  /** Of two that wanted the host the other has it: this one has begun nothing, and ends. */
+  async function claimedAgain(fresh: EvacuationState): Promise<void> {
+    try {
+      await claim(fresh);
+    } catch (error) {
+      await handle(fresh.id, { type: "cancelRequested", at: clock.now(), by: "vmferry, for another has the host" });
+      throw error;
+    }
+  }
+
   async function lookAfter(
     { hostId, evacuationId, at }: { hostId: string; evacuationId: string; at: string },
     inventories: Inventories,
@@ -350,6 +360,8 @@ export function createEvacuationRunner(
       await claim(standing ?? fresh);
       if (standing === null && (await evacuations.create(fresh)) === "conflict")
         log.write("debug", "an evacuation was asked for twice at once", { evacuation: fresh.id });
+      // The timer takes a claim away whose evacuation it does not find, and finds none without a claim: now that it exists the claim is made sure of.
+      if (standing === null) await claimedAgain(fresh);
       // What fails from here on is the tick's: it exists and will go on.
       await guarded(fresh.id, () => look(fresh.id, { inventories: new Inventories(hosts), asks: { untilMs } }));
       return (await evacuations.load(fresh.id)) ?? fresh;

@@ -174,3 +174,37 @@ test("where looks take the whole minute, the next minute begins with others", as
   }
   assert.deepEqual([...looked].sort(), ids.toSorted());
 });
+
+test("a claim that the timer took away before the evacuation was stored is made again; who comes too late ends", async () => {
+  const fleet = await evacuationFleet([numbered(1)]);
+  const { evacuations } = fleet.ports;
+  const create = evacuations.create.bind(evacuations);
+  let between = async (id: string) => evacuations.unclaim(hostId(1), id);
+  evacuations.create = async (state) => {
+    await between(state.id);
+    return create(state);
+  };
+  const state = await begin(fleet);
+  assert.deepEqual(
+    (await evacuations.claims()).map(({ evacuationId }) => evacuationId),
+    [state.id],
+  );
+  await fleet.live();
+  assert.equal((await loaded(fleet, state.id)).status, "completed");
+
+  // Worse: meanwhile another has the host.
+  const other = `e_${fleet.ports.ids.ulid()}`;
+  let late = "";
+  between = async (id) => {
+    late = id;
+    await evacuations.unclaim(hostId(1), id);
+    await evacuations.claim(hostId(1), other);
+  };
+  await assert.rejects(begin(fleet), /request\.conflict/);
+  const ended = await loaded(fleet, late);
+  assert.equal(ended.status, "cancelled");
+  assert.deepEqual(
+    (await evacuations.claims()).map(({ evacuationId }) => evacuationId),
+    [other],
+  );
+});
