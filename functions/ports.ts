@@ -13,6 +13,7 @@ import type {
   UpMessage,
 } from "#protocol/message";
 import type { BundleTask } from "./core/bundle-task.ts";
+import type { ChronicleEntry, ChronicleEvent } from "./core/chronicle-event.ts";
 import type { EvacuationState, EvacuationSummary } from "./core/evacuation-state.ts";
 import type { RuleCredential, RuleRecord, RuleState } from "./core/rule-state.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
@@ -137,6 +138,19 @@ export interface DedupStore {
   keep(key: string, untilMs: number): Promise<void>;
   /** Lets it go: what it stood for did not happen. */
   forget(key: string): Promise<void>;
+}
+
+/**
+ * What happened, written down once each, kept for over a year, read in the order in which it was written down. Readers are eventually consistent and writers'
+ * clocks differ a little: what is younger than `chronicleSettleMs` may still be joined by something older.
+ */
+export interface Chronicle {
+  /** Writes it down unless an event of that id stands there; true: it is new. Throws `Fault` `store.unreachable`. */
+  append(event: ChronicleEvent): Promise<boolean>;
+  /** Oldest first, after `at` (null: from the beginning), up to and without `until` (null: to the newest). */
+  after(page: { at: string | null; until: string | null; limit: number }): Promise<ChronicleEntry[]>;
+  /** Newest first, before `at` (null: from the newest). */
+  before(page: { at: string | null; limit: number }): Promise<ChronicleEntry[]>;
 }
 
 export interface HostRecord {

@@ -46,3 +46,6 @@ export const acceptMax = 20;
 
 /** One person's migrations and lists: rows per page. */
 export const pageRowsMax = 200;
+
+/** Writers' clocks differ by less, and an index of DynamoDB follows its table within about a second: what is older than this has been joined by all before it. */
+export const chronicleSettleMs = 5_000;

@@ -1,0 +1,44 @@
+/** The chronicle in memory; it passes the same cases as DynamoDB's (test/contract/chronicle-cases.ts). */
+import type { ChronicleEntry, ChronicleEvent } from "#core/chronicle-event";
+import type { Chronicle, Ids } from "#functions/ports";
+
+export class MemoryChronicle implements Chronicle {
+  readonly #ids: Pick<Ids, "ulid">;
+  readonly #entries: ChronicleEntry[] = [];
+
+  constructor(ids: Pick<Ids, "ulid">) {
+    this.#ids = ids;
+  }
+
+  /** Every event, oldest first, for tests that look at all. */
+  get events(): ChronicleEvent[] {
+    return this.#entries.map(({ event }) => event);
+  }
+
+  async append(event: ChronicleEvent): Promise<boolean> {
+    if (this.#entries.some((entry) => entry.event.id === event.id)) return false;
+    this.#entries.push({ at: this.#ids.ulid(), event: structuredClone(event) });
+    this.#entries.sort((one, other) => (one.at < other.at ? -1 : 1));
+    return true;
+  }
+
+  async after({
+    at,
+    until,
+    limit,
+  }: {
+    at: string | null;
+    until: string | null;
+    limit: number;
+  }): Promise<ChronicleEntry[]> {
+    const found = this.#entries.filter(
+      (entry) => (at === null || entry.at > at) && (until === null || entry.at < until),
+    );
+    return structuredClone(found.slice(0, limit));
+  }
+
+  async before({ at, limit }: { at: string | null; limit: number }): Promise<ChronicleEntry[]> {
+    const found = this.#entries.filter((entry) => at === null || entry.at < at).toReversed();
+    return structuredClone(found.slice(0, limit));
+  }
+}
