@@ -22,8 +22,9 @@ export const backoff = { baseMs: 500, capMs: 15_000 } as const;
 /** Between two attempts after a refusal: somebody has to act first, and a minute is soon enough to see that they have. */
 export const refusedBackoff = { baseMs: 15_000, capMs: 60_000 } as const;
 
-/** A session that held this long was a session, not a door that opens and shuts. */
-export const heldMsMin = 5_000;
+/** A session that held this long was a session, not a door that opens and shuts. Longer than a throttled store takes to refuse an inventory (some tries of
+ *  three seconds), after which the control plane closes: else a fleet would bring its inventories to a store that is short of breath twice a second. */
+export const heldMsMin = 30_000;
 
 /** How often unanswered reports and grants are repeated while a session is open. */
 export const resendMs = 5_000;
