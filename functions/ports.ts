@@ -344,6 +344,7 @@ export interface Ports {
   migrations: MigrationStore;
   tasks: BundleTaskStore;
   evacuations: EvacuationStore;
+  chronicle: Chronicle;
   hosts: HostStore;
   tokens: TokenStore;
   bundles: BundleStore;

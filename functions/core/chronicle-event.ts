@@ -73,6 +73,8 @@ const runCore = {
   /** What set it off: `dev.vmferry.trigger.alertmanager` and its id at its source; of a person, the person. */
   trigger: z.object({ type: z.string(), id: z.string(), source: z.string() }),
   hosts: z.array(z.object({ host, state: z.string(), evacuationId: nullableText, reason: nullableText })),
+  /** Hosts that are not among `hosts`, for the sake of size; absent: none. */
+  hostsLeftOut: z.optional(z.int()),
 };
 
 const common = {

@@ -47,5 +47,14 @@ export const acceptMax = 20;
 /** One person's migrations and lists: rows per page. */
 export const pageRowsMax = 200;
 
-/** Writers' clocks differ by less, and an index of DynamoDB follows its table within about a second: what is older than this has been joined by all before it. */
-export const chronicleSettleMs = 5_000;
+/**
+ * What is older than this has been joined by all before it: a write that is tried three times reaches its table within 10 s, an index of DynamoDB follows
+ * its table within about a second, and writers' clocks differ by less than the rest.
+ */
+export const chronicleSettleMs = 15_000;
+
+/** How long a line of the chronicle is kept: a year and the month in which somebody looks back at it. */
+export const chronicleKeptMs = 400 * 24 * 60 * 60_000;
+
+/** Lines of the chronicle in one reading: at 8 KiB each less than the 1 MiB that DynamoDB reads at once. */
+export const chronicleRowsMax = 100;

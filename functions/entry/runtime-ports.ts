@@ -1,6 +1,7 @@
 /** What every runtime has alike: WebCrypto's random bytes, the process's clock, lines of JSON, and the stores over one table. */
 import type { Clock, Ids, Log, Ports } from "../ports.ts";
 import { DynamoBundleTasks } from "../store/dynamo-bundle-tasks.ts";
+import { DynamoChronicle } from "../store/dynamo-chronicle.ts";
 import { DynamoEvacuations } from "../store/dynamo-evacuations.ts";
 import { DynamoHosts } from "../store/dynamo-hosts.ts";
 import { DynamoMigrations } from "../store/dynamo-migrations.ts";
@@ -35,10 +36,11 @@ export const lineLog = (write: (line: string) => void, about: () => Record<strin
 /** The ports that are the same table everywhere. */
 export const storesOf = (
   table: DynamoTable,
-): Pick<Ports, "migrations" | "tasks" | "evacuations" | "hosts" | "tokens"> => ({
+): Pick<Ports, "migrations" | "tasks" | "evacuations" | "chronicle" | "hosts" | "tokens"> => ({
   migrations: new DynamoMigrations(table, clock),
   tasks: new DynamoBundleTasks(table),
   evacuations: new DynamoEvacuations(table, clock),
+  chronicle: new DynamoChronicle(table, ids),
   hosts: new DynamoHosts(table),
   tokens: new DynamoTokens(table),
 });

@@ -10,8 +10,10 @@
  *   TASK#id / STATE           a bundle task          KEY#digest / KEY         an idempotency key
  *   EVAC#id / STATE           an evacuation          EVACUATIONS / HOST#id    which evacuation a host is under
  *   EVACUATIONS / TURN        whose turn it is to decide what is started
+ *   EVENT#id / EVENT          a line of the chronicle
  * Rules have keys of their own (dynamo-rules.ts), sockets as well (dynamo-links.ts).
- * Sparse indexes, eventually consistent, for lists only: `newest` and `active` (migrations, evacuations), `domainName`, `domainUuid`.
+ * Sparse indexes, eventually consistent, for lists only: `newest` (migrations, evacuations, the chronicle), `active` (migrations, evacuations),
+ * `domainName`, `domainUuid`.
  * `row` is what an index projects: the JSON of what a list shows, so that a list never reads whole states.
  *
  * dynalite and DynamoDB Local pass the same cases (test/contract/store.test.ts); they differ where this file does not go:
@@ -274,31 +276,55 @@ export class DynamoTable {
   }
 
   /** Items of a sparse index, newest sort key first, below `before`; eventually consistent. */
-  async index(
+  index(
     what: string,
     index: { name: IndexName; hash: string },
     page: { limit: number; before: string | null },
   ): Promise<Item[]> {
+    return this.range(what, index, { ...page, after: null, oldestFirst: false });
+  }
+
+  /** Items of a sparse index between two sort keys, both left out; null: to the end. Eventually consistent. One request per MiB. */
+  async range(
+    what: string,
+    index: { name: IndexName; hash: string },
+    page: { limit: number; after: string | null; before: string | null; oldestFirst: boolean },
+  ): Promise<Item[]> {
     const { hash, range } = indexes[index.name];
+    const { after, before, limit } = page;
+    // DynamoDB refuses a range that is upside down.
+    if (after !== null && before !== null && after >= before) return [];
+    const bounds = boundsOf(after, before);
+    const items: Item[] = [];
+    let start: Item | undefined;
     try {
-      const answer = await this.#client.send(
-        new QueryCommand({
-          TableName: this.name,
-          IndexName: index.name,
-          ScanIndexForward: false,
-          Limit: page.limit,
-          KeyConditionExpression: page.before === null ? "#hash = :hash" : "#hash = :hash AND #range < :before",
-          ExpressionAttributeNames: { "#hash": hash, ...(page.before === null ? {} : { "#range": range }) },
-          ExpressionAttributeValues: {
-            ":hash": { S: index.hash },
-            ...(page.before === null ? {} : { ":before": { S: page.before } }),
-          },
-        }),
-      );
-      return answer.Items ?? [];
+      do {
+        const answer = await this.#client.send(
+          new QueryCommand({
+            TableName: this.name,
+            IndexName: index.name,
+            ScanIndexForward: page.oldestFirst,
+            Limit: limit - items.length,
+            KeyConditionExpression: `#hash = :hash${bounds}`,
+            ExpressionAttributeNames: { "#hash": hash, ...(bounds === "" ? {} : { "#range": range }) },
+            ExpressionAttributeValues: {
+              ":hash": { S: index.hash },
+              ...(after === null ? {} : { ":after": { S: after } }),
+              ...(before === null ? {} : { ":before": { S: before } }),
+            },
+            ...(start === undefined ? {} : { ExclusiveStartKey: start }),
+          }),
+        );
+        for (const item of answer.Items ?? []) {
+          const at = item[range]?.S;
+          if (at !== after && at !== before) items.push(item);
+        }
+        start = answer.LastEvaluatedKey;
+      } while (start !== undefined && items.length < limit);
     } catch (error) {
       throw faultOf(what, error);
     }
+    return items;
   }
 
   /** Unconditional writes of independent items: only for what is observed again anyway (inventory), never for a decision. */
@@ -325,6 +351,13 @@ export class DynamoTable {
       throw faultOf(what, error);
     }
   }
+}
+
+/** BETWEEN has its ends among it: whoever asks leaves them out. */
+function boundsOf(after: string | null, before: string | null): string {
+  if (after !== null && before !== null) return " AND #range BETWEEN :after AND :before";
+  if (after !== null) return " AND #range > :after";
+  return before === null ? "" : " AND #range < :before";
 }
 
 const keyItem = (key: { pk: string; sk: string }): Item => ({ pk: { S: key.pk }, sk: { S: key.sk } });

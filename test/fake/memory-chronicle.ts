@@ -1,6 +1,14 @@
 /** The chronicle in memory; it passes the same cases as DynamoDB's (test/contract/chronicle-cases.ts). */
 import type { ChronicleEntry, ChronicleEvent } from "#core/chronicle-event";
-import type { Chronicle, Ids } from "#functions/ports";
+import { fitted } from "#core/chronicle-fit";
+import { positionAt } from "#core/chronicle-position";
+import type { Chronicle, Clock, Ids } from "#functions/ports";
+
+/** Positions by a clock that tests move, in the order in which they are asked for. */
+export function positionsBy(clock: Clock): Pick<Ids, "ulid"> {
+  let serial = 0;
+  return { ulid: () => `${positionAt(Date.parse(clock.now()))}${String(++serial).padStart(16, "0")}` };
+}
 
 export class MemoryChronicle implements Chronicle {
   readonly #ids: Pick<Ids, "ulid">;
@@ -17,7 +25,7 @@ export class MemoryChronicle implements Chronicle {
 
   async append(event: ChronicleEvent): Promise<boolean> {
     if (this.#entries.some((entry) => entry.event.id === event.id)) return false;
-    this.#entries.push({ at: this.#ids.ulid(), event: structuredClone(event) });
+    this.#entries.push({ at: this.#ids.ulid(), event: structuredClone(fitted(event)) });
     this.#entries.sort((one, other) => (one.at < other.at ? -1 : 1));
     return true;
   }

@@ -23,6 +23,7 @@ import {
   type Query,
 } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
+import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { documented } from "#test/fake/memory-document";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
 import {
@@ -184,6 +185,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     migrations: new MemoryMigrations(clock),
     tasks: new MemoryBundleTasks(),
     evacuations: new MemoryEvacuations(clock),
+    chronicle: new MemoryChronicle(positionsBy(clock)),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     bundles: {

@@ -10,6 +10,7 @@ import { receive } from "#functions/session";
 import { Fault } from "#protocol/fault";
 import { heartbeatMs } from "#protocol/limits";
 import type { Progress, UpMessage } from "#protocol/message";
+import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import {
   MemoryBundleTasks,
   MemoryEvacuations,
@@ -43,6 +44,7 @@ export class SimFunctions implements FunctionsEnd {
   readonly #hosts = new MemoryHosts();
   readonly #tasks = new MemoryBundleTasks();
   readonly #evacuations: MemoryEvacuations;
+  readonly chronicle: MemoryChronicle;
   readonly #tokens = new MemoryTokens();
   readonly #progress = new Map<string, Progress>();
   #newest: MigrationState | null = null;
@@ -65,6 +67,7 @@ export class SimFunctions implements FunctionsEnd {
     this.#mutate = parts.mutate;
     this.store = new MemoryMigrations({ now: () => this.#world.time.now() });
     this.#evacuations = new MemoryEvacuations({ now: () => this.#world.time.now() });
+    this.chronicle = new MemoryChronicle(positionsBy({ now: () => this.#world.time.now() }));
     this.#world.onHeal(() => {
       this.isUp = true;
     });
@@ -150,6 +153,7 @@ export class SimFunctions implements FunctionsEnd {
       migrations: this.#migrations(life),
       tasks: this.#tasks,
       evacuations: this.#evacuations,
+      chronicle: this.chronicle,
       hosts: this.#hosts,
       tokens: this.#tokens,
       bundles: this.#bucket.asPort(),

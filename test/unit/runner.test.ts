@@ -16,6 +16,7 @@ import { helloSignedText } from "#protocol/identity";
 import { heartbeatMs } from "#protocol/limits";
 import type { DownMessage, HostFacts } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
+import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import {
   MemoryBundleTasks,
   MemoryEvacuations,
@@ -61,6 +62,7 @@ function world() {
     migrations: counted(new MemoryMigrations(clock)),
     tasks: counted(new MemoryBundleTasks()),
     evacuations: new MemoryEvacuations(clock),
+    chronicle: new MemoryChronicle(positionsBy(clock)),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     bundles: {

@@ -1,0 +1,81 @@
+/**
+ * The chronicle in DynamoDB: one item for each event under the event's own id, so that what is told again is refused and stays one line. The order of reading
+ * is the order of writing, by the index `newest`: `at` is a ULID made when it was written. `ttl` sweeps what is older than anybody asks for.
+ */
+import * as z from "zod/mini";
+import { type ChronicleEntry, type ChronicleEvent, chronicleEventSchema, chronicleTypes } from "#core/chronicle-event";
+import { fitted } from "#core/chronicle-fit";
+import { positionMs } from "#core/chronicle-position";
+import { chronicleKeptMs } from "#core/limits";
+import type { Chronicle, Ids } from "../ports.ts";
+import { type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
+import { decoded, jsonOf, textOf } from "./stored-item.ts";
+
+const eventKey = (id: string) => ({ pk: `EVENT#${id}`, sk: "EVENT" });
+const index = { name: "newest", hash: "EVENTS" } as const;
+const what = "the chronicle";
+const typedSchema = z.looseObject({ type: z.string() });
+const knownTypes: ReadonlySet<string> = new Set(chronicleTypes);
+
+export class DynamoChronicle implements Chronicle {
+  readonly #table: DynamoTable;
+  readonly #ids: Pick<Ids, "ulid">;
+
+  constructor(table: DynamoTable, ids: Pick<Ids, "ulid">) {
+    this.#table = table;
+    this.#ids = ids;
+  }
+
+  async append(event: ChronicleEvent): Promise<boolean> {
+    const key = eventKey(event.id);
+    const at = this.#ids.ulid();
+    const item: Item = {
+      pk: { S: key.pk },
+      sk: { S: key.sk },
+      row: { S: JSON.stringify(fitted(event)) },
+      newestOf: { S: index.hash },
+      newestSort: { S: at },
+      ttl: { N: String(Math.ceil((positionMs(at) + chronicleKeptMs) / 1000)) },
+    };
+    if ((await this.#table.put(`event ${event.id}`, item, itemDoesNotExist)) === "written") return true;
+    // The refusal may come from our own first attempt whose answer was lost.
+    return (await this.#table.get(`event ${event.id}`, key))?.newestSort?.S === at;
+  }
+
+  after({ at, until, limit }: Parameters<Chronicle["after"]>[0]): Promise<ChronicleEntry[]> {
+    return this.#read({ after: at, before: until, limit, oldestFirst: true });
+  }
+
+  before({ at, limit }: Parameters<Chronicle["before"]>[0]): Promise<ChronicleEntry[]> {
+    return this.#read({ after: null, before: at, limit, oldestFirst: false });
+  }
+
+  async #read(page: {
+    after: string | null;
+    before: string | null;
+    limit: number;
+    oldestFirst: boolean;
+  }): Promise<ChronicleEntry[]> {
+    const entries: ChronicleEntry[] = [];
+    for (let { after, before } = page; ; ) {
+      const limit = page.limit - entries.length;
+      const items = await this.#table.range(what, index, { ...page, after, before, limit });
+      for (const item of items) {
+        const entry = entryOf(item);
+        if (entry !== null) entries.push(entry);
+      }
+      const last = items.at(-1);
+      if (last === undefined || items.length < limit || entries.length >= page.limit) return entries;
+      const at = textOf(what, last, "newestSort");
+      if (page.oldestFirst) after = at;
+      else before = at;
+    }
+  }
+}
+
+/** Null: of a kind that only a newer version knows, which tells it to those who ask there. */
+function entryOf(item: Item): ChronicleEntry | null {
+  const typed = jsonOf(what, typedSchema, item, "row");
+  if (!knownTypes.has(typed.type)) return null;
+  return { at: textOf(what, item, "newestSort"), event: decoded(what, chronicleEventSchema, typed) };
+}
