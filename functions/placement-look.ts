@@ -4,9 +4,10 @@
  * evacuation has moved is where it arrived. The number of inventories that are read does not grow with the fleet.
  */
 import type { RunningMigration, SeenHost } from "./core/evacuation-event.ts";
-import { runningOf } from "./core/evacuation-limits.ts";
+import { networksOf, runningOf } from "./core/evacuation-limits.ts";
 import type { EvacuationState } from "./core/evacuation-state.ts";
 import { pageRowsMax } from "./core/limits.ts";
+import { networkOf } from "./core/network.ts";
 import { type PlacementDomain, type PlacementHost, type PlacementView, verdictKey } from "./core/placement-view.ts";
 import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
 import { inParts, type Preflights } from "./preflights.ts";
@@ -130,6 +131,12 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   }
   const atMs = Date.parse(ports.clock.now());
   const readIds = new Set(read);
+  const seenHosts = [...records.values()].map((host) => ({
+    id: host.id,
+    cordoned: host.cordoned,
+    silentSinceMs: isConnected(host, ports) ? null : Date.parse(host.lastSeenAt ?? host.enrolledAt),
+    network: networkOf(host.facts?.labels ?? {}),
+  }));
   return {
     view: {
       atMs,
@@ -137,13 +144,10 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
       domains: [...placed.values()].map(placementDomain),
       verdicts: verdictsOf(state, hosts, placed, preflights),
       moving: all.map(({ domainUuid, sourceId, destinationId }) => ({ domainUuid, sourceId, destinationId })),
+      networks: networksOf(seenHosts),
     },
     running,
-    hosts: [...records.values()].map((host) => ({
-      id: host.id,
-      cordoned: host.cordoned,
-      silentSinceMs: isConnected(host, ports) ? null : Date.parse(host.lastSeenAt ?? host.enrolledAt),
-    })),
+    hosts: seenHosts,
     records,
     placed,
   };

@@ -9,6 +9,10 @@ const from: OptionSpec = { value: "HOST", summary: "where the domain is, when it
 const leaving: Readonly<Record<string, OptionSpec>> = {
   "dry-run": { summary: "only show the plan: where to, why, how long, what is in the way, and the way home" },
   parallel: { value: "N", summary: "migrations at once out of a host and into one; default 2" },
+  "network-parallel": {
+    value: "N",
+    summary: "migrations at once that touch a network, by the hosts' label `network`; default: no such limit",
+  },
   deadline: { value: "2h", summary: "nothing is started after it: 30m, 2h, 1d; default 24h" },
   accept,
   bandwidth: { value: "MiB/s", summary: "each migration at most this fast" },

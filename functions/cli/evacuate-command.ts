@@ -18,6 +18,7 @@ export const listed = (texts: readonly string[]): string[] => acceptedCodes(text
 /** What the options say of policy and deadline; what was not said is the server's default. */
 export function wishes(invocation: Invocation): object {
   const parallel = invocation.count("parallel");
+  const networkMax = invocation.count("network-parallel");
   const bandwidth = invocation.count("bandwidth");
   const accept = listed(invocation.texts("accept"));
   const deadline = invocation.text("deadline");
@@ -27,6 +28,7 @@ export function wishes(invocation: Invocation): object {
     policy: {
       ...(accept.length === 0 ? {} : { accept }),
       ...(bandwidth === undefined ? {} : { bandwidthMiBps: bandwidth }),
+      ...(networkMax === undefined ? {} : { networkMax }),
       ...(parallel === undefined
         ? {}
         : { outMax: parallel, inMax: parallel, fleetMax: Math.max(parallel, fleetMaxDefault) }),

@@ -4,6 +4,7 @@ import { CliError } from "./cli-error.ts";
 import type { Run } from "./command.ts";
 import { move, watchEvacuationToEnd, wishes } from "./evacuate-command.ts";
 import { exitCodes } from "./exit-code.ts";
+import { limitsText } from "./plan-text.ts";
 import { printTable, tableLines } from "./table.ts";
 
 const evacuationPath = (id: string) => `/v1/evacuations/${encodeURIComponent(id)}`;
@@ -47,7 +48,7 @@ function storyLines(evacuation: Evacuation): string[] {
     `began        ${createdAt}`,
     ...(endedAt === null ? [] : [`ended        ${endedAt}`]),
     `deadline     ${deadlineAt ?? "none"}`,
-    `limits       ${policy.outMax} out of a host, ${policy.inMax} into one, ${policy.fleetMax} of the fleet, ${policy.attemptsMax} tries of each, stops after ${policy.breakerFailures} failures in a row`,
+    `limits       ${limitsText(policy)}, ${policy.attemptsMax} tries of each, stops after ${policy.breakerFailures} failures in a row`,
     ...(policy.to === null ? [] : [`only to      ${policy.to.join(", ")}`]),
     ...(evacuation.held === null ? [] : [`held         ${evacuation.held.cause}`]),
     ...(evacuation.stopped === null ? [] : [`stopped      ${evacuation.stopped.code}: ${evacuation.stopped.cause}`]),

@@ -2,7 +2,7 @@
  * A plan as a person reads it before anything moves: every domain with where it goes, why, when and what else would do; what stays and what to do about
  * it; the room that there is; the way home.
  */
-import type { EvacuationPlan, Planned } from "../http/evacuation-resource.ts";
+import type { EvacuationLimits, EvacuationPlan, Planned } from "../http/evacuation-resource.ts";
 import { tableLines } from "./table.ts";
 import { durationText, sizeText } from "./terminal.ts";
 
@@ -13,6 +13,15 @@ const verbs: Record<EvacuationPlan["kind"], string> = {
 };
 
 export const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
+
+/** Migrations at once, in a person's words. */
+export const limitsText = ({ outMax, inMax, fleetMax, networkMax }: EvacuationLimits): string =>
+  [
+    `${outMax} out of a host`,
+    `${inMax} into one`,
+    ...(networkMax === null ? [] : [`${networkMax} of a network`]),
+    `${fleetMax} of the fleet`,
+  ].join(", ");
 
 /** The way home is not asked about: what is true then is asked then. */
 function moveRows(moves: readonly Planned[], isAsked: boolean): string[] {
@@ -80,6 +89,7 @@ export function planLines(plan: EvacuationPlan): string[] {
       ? []
       : [
           `time     about ${durationText(plan.makespanMs)}, to ${ends}${late ? `, after the deadline at ${plan.deadlineAt}: what does not fit stays` : ""}`,
+          `at once  ${limitsText(plan.limits)}`,
           "",
           ...moveRows(moves, true),
           "",

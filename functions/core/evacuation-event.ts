@@ -21,6 +21,8 @@ export interface SeenHost {
   cordoned: boolean;
   /** Unix time since which nothing was heard of it, once it counts as offline; null: it is heard of. */
   silentSinceMs: number | null;
+  /** The value of its label `network`; null: it has none. */
+  network: string | null;
 }
 
 export type EvacuationEvent =

@@ -1,6 +1,7 @@
 /** Bounds of an evacuation, each with its unit and its reason, and the two questions that are asked of the whole fleet. */
 import type { RunningMigration, SeenHost } from "./evacuation-event.ts";
 import type { EvacuationState } from "./evacuation-state.ts";
+import { type Networks, touched } from "./network.ts";
 
 /** Nothing runs without an end: who names no deadline gets this one. A rack's hosts of terabytes are emptied within a day. */
 export const deadlineMsDefault = 24 * 60 * 60_000;
@@ -63,12 +64,16 @@ export function massSilence(hosts: readonly SeenHost[], atMs: number): { silent:
   return silent >= brakeHostsMin && silent > hosts.length * brakeShareMax ? { silent, of: hosts.length } : null;
 }
 
-/** Migrations at once: out of each host, into each host, of all. */
+/** Migrations at once: out of each host, into each host, that touch each network, of all. */
 export interface Occupied {
   out: Map<string, number>;
   in: Map<string, number>;
+  networks: Map<string, number>;
   fleet: number;
 }
+
+export const networksOf = (hosts: readonly SeenHost[]): Networks =>
+  new Map(hosts.flatMap(({ id, network }) => (network === null ? [] : [[id, network] as const])));
 
 /** What this evacuation has under way, whether or not its migrations have been created yet. */
 export const runningOf = (state: EvacuationState): RunningMigration[] =>
@@ -78,13 +83,20 @@ export const runningOf = (state: EvacuationState): RunningMigration[] =>
       : [],
   );
 
-export function occupied(running: readonly RunningMigration[]): Occupied {
-  const counts: Occupied = { out: new Map(), in: new Map(), fleet: 0 };
-  for (const migration of new Map(running.map((each) => [each.migrationId, each])).values()) occupy(counts, migration);
+export function occupied(running: readonly RunningMigration[], networks: Networks): Occupied {
+  const counts: Occupied = { out: new Map(), in: new Map(), networks: new Map(), fleet: 0 };
+  for (const migration of new Map(running.map((each) => [each.migrationId, each])).values())
+    occupy(counts, migration, networks);
   return counts;
 }
 
-export function occupy(counts: Occupied, { sourceId, destinationId }: Omit<RunningMigration, "migrationId">): void {
+export function occupy(
+  counts: Occupied,
+  { sourceId, destinationId }: Pick<RunningMigration, "sourceId" | "destinationId">,
+  networks: Networks,
+): void {
+  for (const network of touched(networks, sourceId, destinationId))
+    counts.networks.set(network, (counts.networks.get(network) ?? 0) + 1);
   counts.out.set(sourceId, (counts.out.get(sourceId) ?? 0) + 1);
   counts.in.set(destinationId, (counts.in.get(destinationId) ?? 0) + 1);
   counts.fleet += 1;

@@ -1,5 +1,5 @@
 /**
- * What one look at the fleet starts. Upheld here: limits out of a host, into a host and of the fleet count every migration,
+ * What one look at the fleet starts. Upheld here: limits out of a host, into a host, of a network and of the fleet count every migration,
  * whoever asked for it; a silent host neither sends nor receives; nothing is started that is not estimated to end before the
  * deadline; one domain that cannot move holds no other; while a mass of hosts is silent nothing is started at all.
  */
@@ -7,9 +7,18 @@ import { change, changeDomain, type Draft, emit, note, reasonOf, unheld } from "
 import type { EvacuationEvent, SeenHost } from "./evacuation-event.ts";
 import { passes } from "./evacuation-fault.ts";
 import { evacuationMigrationId } from "./evacuation-id.ts";
-import { massSilence, type Occupied, occupied, occupy, patienceMs, runningOf } from "./evacuation-limits.ts";
+import {
+  massSilence,
+  networksOf,
+  type Occupied,
+  occupied,
+  occupy,
+  patienceMs,
+  runningOf,
+} from "./evacuation-limits.ts";
 import { heldFault, settledByOthers, stop } from "./evacuation-result.ts";
 import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
+import { type Networks, touched } from "./network.ts";
 import type { BlockedDomain, PlannedMove } from "./placement-view.ts";
 
 type Looked = Extract<EvacuationEvent, { type: "looked" }>;
@@ -97,11 +106,15 @@ function start(draft: Draft, event: Looked, others: ReadonlySet<string>): { draf
   const possible = event.plan.moves.filter((move) => isPossible(draft, event, move) && !others.has(move.domainUuid));
   const unfit = new Set(possible.filter((move) => !timely(move)).map(({ domainUuid }) => domainUuid));
   const candidates = possible.filter(timely);
-  const counts = occupied([...event.running, ...runningOf(draft.state)]);
+  const networks = networksOf(event.hosts);
+  const counts = occupied([...event.running, ...runningOf(draft.state)], networks);
   // A wave is an order, not a gate: who has no slot now holds nobody who has one.
   const next = candidates
     .sort((one, other) => one.wave - other.wave || one.startMs - other.startMs)
-    .reduce((made, move) => (hasRoom(counts, draft.state, move) ? begin(made, counts, move) : made), draft);
+    .reduce(
+      (made, move) => (hasRoom(counts, draft.state, move, networks) ? begin(made, counts, move, networks) : made),
+      draft,
+    );
   return { draft: next, unfit };
 }
 
@@ -116,15 +129,22 @@ function isPossible({ state, atMs }: Draft, { hosts }: Looked, move: PlannedMove
   return meant && heard(move.fromId) && heard(move.toId);
 }
 
-function hasRoom(counts: Occupied, { policy }: EvacuationState, { fromId, toId }: PlannedMove): boolean {
+function hasRoom(
+  counts: Occupied,
+  { policy }: EvacuationState,
+  { fromId, toId }: PlannedMove,
+  networks: Networks,
+): boolean {
+  const networkMax = policy.networkMax ?? Number.POSITIVE_INFINITY;
   return (
+    touched(networks, fromId, toId).every((network) => (counts.networks.get(network) ?? 0) < networkMax) &&
     counts.fleet < policy.fleetMax &&
     (counts.out.get(fromId) ?? 0) < policy.outMax &&
     (counts.in.get(toId) ?? 0) < policy.inMax
   );
 }
 
-function begin(draft: Draft, counts: Occupied, move: PlannedMove): Draft {
+function begin(draft: Draft, counts: Occupied, move: PlannedMove, networks: Networks): Draft {
   const { state } = draft;
   const each = find(state, move.domainUuid);
   // A plan that names a domain twice moves it once.
@@ -142,7 +162,7 @@ function begin(draft: Draft, counts: Occupied, move: PlannedMove): Draft {
     }),
     move.domainUuid,
   );
-  occupy(counts, { domainUuid: move.domainUuid, sourceId: move.fromId, destinationId: move.toId });
+  occupy(counts, { sourceId: move.fromId, destinationId: move.toId }, networks);
   const again = attempts === 1 ? "" : `, try ${attempts} of ${state.policy.attemptsMax}`;
   return emit(note(moving, `goes to ${move.toId}${again}: ${move.reason}`, move.domainUuid), {
     type: "startMigration",

@@ -19,7 +19,7 @@ export type Planner = (view: PlacementView, fromHostIds: readonly string[], poli
 
 /** What the planner is to respect for this evacuation: home is the only destination of an undo or a restore. */
 export function placementPolicyOf({ kind, host, policy }: EvacuationState): PlacementPolicy {
-  const { vcpusPerCpuMax, memoryReserveKiB, outMax, inMax, fleetMax, bandwidthMiBps } = policy;
+  const { vcpusPerCpuMax, memoryReserveKiB, outMax, inMax, fleetMax, networkMax, bandwidthMiBps } = policy;
   const { bytesPerSecond, overheadMs } = placementPolicyDefault;
   return {
     to: kind === "evacuate" ? policy.to : [host.id],
@@ -28,6 +28,7 @@ export function placementPolicyOf({ kind, host, policy }: EvacuationState): Plac
     outMax,
     inMax,
     fleetMax,
+    networkMax,
     bytesPerSecond: bandwidthMiBps === null ? bytesPerSecond : Math.min(bytesPerSecond, bandwidthMiBps * 1024 * 1024),
     overheadMs,
   };

@@ -41,6 +41,8 @@ export const evacuationDomainSchema = z.object({
 });
 export type EvacuationDomain = z.infer<typeof evacuationDomainSchema>;
 
+export const networkMaxSchema = z.nullable(z.int().check(z.minimum(1), z.maximum(500)));
+
 export const evacuationPolicySchema = z.object({
   /** Host ids; null: all that take domains. */
   to: z.nullable(z.array(hostIdSchema).check(z.maxLength(1_000))),
@@ -50,6 +52,8 @@ export const evacuationPolicySchema = z.object({
   outMax: z.int().check(z.minimum(1), z.maximum(50)),
   inMax: z.int().check(z.minimum(1), z.maximum(50)),
   fleetMax: z.int().check(z.minimum(1), z.maximum(500)),
+  /** Migrations at once that touch one network (the hosts' label `network`); null, and what was stored before there was such a limit: no such limit. */
+  networkMax: z._default(networkMaxSchema, null),
   bandwidthMiBps: z.nullable(z.int().check(z.minimum(1))),
   /** Tries of one domain in all. */
   attemptsMax: z.int().check(z.minimum(1), z.maximum(10)),
@@ -66,6 +70,7 @@ export const evacuationPolicyDefault: EvacuationPolicy = {
   outMax: 2,
   inMax: 2,
   fleetMax: 5,
+  networkMax: null,
   bandwidthMiBps: null,
   attemptsMax: 3,
   breakerFailures: 3,

@@ -1,13 +1,14 @@
 /**
  * When each move starts: list scheduling. Whenever something ends, the moves that are left are walked in their order and each starts that may:
- * within the limits (out of a host, into a host, of all), with room on its destination at that instant, and without closing the way for one before it.
+ * within the limits (out of a host, into a host, of a network, of all), with room on its destination at that instant, and without closing the way for one before it.
  * Times are estimates from the memory and the measured rate; that moves which run side by side share a line, and that a busy guest writes
  * its memory again, is not modelled.
  *
  * Invariants: no host is over its room at any instant, a moving domain counts on both sides; no limit is exceeded at any instant, and none is when
  * the plan is run wave by wave.
  */
-import type { Fleet, Ledger, Load } from "./placement-ledger.ts";
+import { touched } from "./network.ts";
+import { type Fleet, hostAt, type Ledger, type Load } from "./placement-ledger.ts";
 import type { PlacementPolicy } from "./placement-view.ts";
 
 /** One hop of a domain. `after`: the hop of the same domain before it, where it stops over. */
@@ -36,10 +37,11 @@ export function estimateMs(
   return overheadMs + Math.ceil((memoryKiB * 1024 * 1000) / bytesPerSecond);
 }
 
+/** What uses the limits: a host that is not among the fleet's slots has none of its own to keep, its network may. */
 interface Line {
   from: number;
   to: number;
-  endMs: number;
+  networks: readonly string[];
 }
 
 /** Who uses how much of the limits. */
@@ -47,6 +49,7 @@ class Lines {
   readonly #policy: PlacementPolicy;
   readonly #out = new Map<number, number>();
   readonly #into = new Map<number, number>();
+  readonly #networks = new Map<string, number>();
   #all = 0;
 
   constructor(policy: PlacementPolicy) {
@@ -57,12 +60,14 @@ class Lines {
     return this.#all >= this.#policy.fleetMax;
   }
 
-  mayTake({ from, to }: Pick<Step, "from" | "to">): boolean {
-    const { outMax, inMax } = this.#policy;
-    return !this.full && (this.#out.get(from) ?? 0) < outMax && (this.#into.get(to) ?? 0) < inMax;
+  mayTake({ from, to, networks }: Line): boolean {
+    const { outMax, inMax, networkMax } = this.#policy;
+    if (this.full || (this.#out.get(from) ?? 0) >= outMax || (this.#into.get(to) ?? 0) >= inMax) return false;
+    return networkMax === null || networks.every((network) => (this.#networks.get(network) ?? 0) < networkMax);
   }
 
-  enter({ from, to }: Pick<Step, "from" | "to">, sign: 1 | -1): void {
+  enter({ from, to, networks }: Line, sign: 1 | -1): void {
+    for (const network of networks) this.#networks.set(network, (this.#networks.get(network) ?? 0) + sign);
     this.#all += sign;
     this.#out.set(from, (this.#out.get(from) ?? 0) + sign);
     this.#into.set(to, (this.#into.get(to) ?? 0) + sign);
@@ -77,8 +82,9 @@ export function schedule(fleet: Fleet, ledger: Ledger, steps: readonly Step[], f
   const { policy } = fleet;
   const room = ledger.clone();
   const lines = new Lines(policy);
-  const running: (Line & { step: Step | null })[] = fresh ? [] : underWayLines(fleet);
+  const running: Running[] = fresh ? [] : underWayLines(fleet);
   for (const line of running) lines.enter(line, 1);
+  const lineOf = linesOf(fleet, steps);
   // Hosts that something still leaves: what goes there early may take the room of one before it.
   const leavers = new Map<number, number>();
   for (const { from } of steps) leavers.set(from, (leavers.get(from) ?? 0) + 1);
@@ -92,7 +98,8 @@ export function schedule(fleet: Fleet, ledger: Ledger, steps: readonly Step[], f
     for (const [index, step] of left.entries()) {
       if (lines.full) break;
       if (step.after !== null && !ended.has(step.after)) continue;
-      if (!lines.mayTake(step) || !room.fits(step.load, step.to)) continue;
+      const line = lineOf(step);
+      if (!lines.mayTake(line) || !room.fits(step.load, step.to)) continue;
       const isFirst = index === started.size;
       if (!isFirst && (leavers.get(step.to) ?? 0) > 0) {
         proofs += 1;
@@ -102,10 +109,10 @@ export function schedule(fleet: Fleet, ledger: Ledger, steps: readonly Step[], f
       }
       started.add(step);
       room.add(step.load, step.to);
-      lines.enter(step, 1);
+      lines.enter(line, 1);
       leavers.set(step.from, (leavers.get(step.from) ?? 0) - 1);
       const endMs = nowMs + estimateMs(step.load, policy);
-      running.push({ step, from: step.from, to: step.to, endMs });
+      running.push({ step, ...line, endMs });
       scheduled.push({ step, wave: 0, startMs: nowMs, endMs });
     }
     left = left.filter((step) => !started.has(step));
@@ -123,16 +130,31 @@ export function schedule(fleet: Fleet, ledger: Ledger, steps: readonly Step[], f
       ended.add(line.step);
     }
   }
-  return withWaves(policy, ledger, scheduled);
+  return withWaves(policy, ledger, scheduled, lineOf);
 }
 
-function underWayLines({ policy, slotOf, view, loadsOf }: Fleet): (Line & { step: null })[] {
+interface Running extends Line {
+  step: Step | null;
+  endMs: number;
+}
+
+/** The line of each step, looked up once: a plan asks for it at every instant. */
+function linesOf(fleet: Fleet, steps: readonly Step[]): (step: Step) => Line {
+  const lineOf = ({ from, to }: Step): Line => {
+    const networks = touched(fleet.view.networks, hostAt(fleet, from).id, hostAt(fleet, to).id);
+    return { from, to, networks };
+  };
+  const lines = new Map(steps.map((step) => [step, lineOf(step)]));
+  return (step) => lines.get(step) ?? lineOf(step);
+}
+
+function underWayLines({ policy, slotOf, view, loadsOf }: Fleet): Running[] {
   return view.moving.map(({ domainUuid, sourceId, destinationId }) => {
     const load = loadsOf.get(domainUuid)?.[0] ?? { memoryKiB: 0 };
-    // A host that is not known has no limits to keep.
     return {
       from: slotOf.get(sourceId) ?? -1,
       to: slotOf.get(destinationId) ?? -1,
+      networks: touched(view.networks, sourceId, destinationId),
       endMs: estimateMs(load, policy),
       step: null,
     };
@@ -164,15 +186,21 @@ export function runs(ledger: Ledger, steps: readonly Step[]): boolean {
 }
 
 /** In the order of their starts, each joins the wave before it when that may hold it too, or opens the next. */
-function withWaves(policy: PlacementPolicy, ledger: Ledger, scheduled: readonly ScheduledStep[]): ScheduledStep[] {
+function withWaves(
+  policy: PlacementPolicy,
+  ledger: Ledger,
+  scheduled: readonly ScheduledStep[],
+  lineOf: (step: Step) => Line,
+): ScheduledStep[] {
   const room = ledger.clone();
   let lines = new Lines(policy);
   let members: Step[] = [];
   let wave = 0;
   return scheduled.map((entry) => {
     const { step } = entry;
+    const line = lineOf(step);
     const joins =
-      lines.mayTake(step) && room.fits(step.load, step.to) && (step.after === null || !members.includes(step.after));
+      lines.mayTake(line) && room.fits(step.load, step.to) && (step.after === null || !members.includes(step.after));
     if (!joins) {
       for (const member of members) room.remove(member.load, member.from);
       lines = new Lines(policy);
@@ -180,7 +208,7 @@ function withWaves(policy: PlacementPolicy, ledger: Ledger, scheduled: readonly 
       wave += 1;
     }
     room.add(step.load, step.to);
-    lines.enter(step, 1);
+    lines.enter(line, 1);
     members.push(step);
     return { ...entry, wave };
   });

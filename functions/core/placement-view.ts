@@ -4,6 +4,7 @@
  * preflight is said to be one.
  */
 import type { Finding } from "#protocol/fault";
+import type { Networks } from "./network.ts";
 
 export interface PlacementHost {
   id: string;
@@ -48,6 +49,8 @@ export interface PlacementView {
   verdicts: ReadonlyMap<string, Verdict>;
   /** Under way: counted on both hosts until it has ended. */
   moving: readonly { domainUuid: string; sourceId: string; destinationId: string }[];
+  /** Of the whole fleet, also of hosts that are not in `hosts`: what moves between those counts as well. */
+  networks: Networks;
 }
 
 export interface PlacementPolicy {
@@ -61,6 +64,8 @@ export interface PlacementPolicy {
   outMax: number;
   inMax: number;
   fleetMax: number;
+  /** Migrations at once that touch one network; null: no such limit. */
+  networkMax: number | null;
   /** For the estimate: measured lately, or the default. */
   bytesPerSecond: number;
   /** Beside the memory: checks, staging, the handshake. */
@@ -76,6 +81,7 @@ export const placementPolicyDefault: PlacementPolicy = {
   outMax: 2,
   inMax: 2,
   fleetMax: 5,
+  networkMax: null,
   // A line of 1 Gbit/s, of which a migration gets most.
   bytesPerSecond: 100 * 1024 * 1024,
   overheadMs: 5_000,

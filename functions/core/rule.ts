@@ -4,7 +4,12 @@
  */
 import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
-import { type EvacuationPolicy, evacuationPolicyDefault, evacuationPolicySchema } from "./evacuation-state.ts";
+import {
+  type EvacuationPolicy,
+  evacuationPolicyDefault,
+  evacuationPolicySchema,
+  networkMaxSchema,
+} from "./evacuation-state.ts";
 
 /** Hosts that a rule names; a rule for more selects them by labels. */
 export const ruleNamesMax = 500;
@@ -96,6 +101,7 @@ export const ruleSchema = z.strictObject({
             outMax: evacuationPolicySchema.shape.outMax,
             inMax: evacuationPolicySchema.shape.inMax,
             fleetMax: evacuationPolicySchema.shape.fleetMax,
+            networkMax: networkMaxSchema,
             bandwidthMiBps: evacuationPolicySchema.shape.bandwidthMiBps,
             attemptsMax: evacuationPolicySchema.shape.attemptsMax,
             breakerFailures: evacuationPolicySchema.shape.breakerFailures,

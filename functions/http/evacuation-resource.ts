@@ -89,6 +89,9 @@ export type Planned = z.infer<typeof plannedSchema>;
 
 const blockedSchema = z.object({ domain: domainRefSchema, from: z.string(), blocker: reasonSchema });
 
+const limitsSchema = z.pick(evacuationPolicySchema, { outMax: true, inMax: true, fleetMax: true, networkMax: true });
+export type EvacuationLimits = z.infer<typeof limitsSchema>;
+
 export const evacuationPlanSchema = z.object({
   kind: evacuationStateSchema.shape.kind,
   host: z.string(),
@@ -96,6 +99,8 @@ export const evacuationPlanSchema = z.object({
   /** How long it takes by the estimate, and when it would end. */
   makespanMs: z.number(),
   deadlineAt: z.nullable(z.string()),
+  /** Migrations at once that the times were reckoned with; `networkMax` null: no such limit. */
+  limits: limitsSchema,
   moves: z.array(plannedSchema),
   blocked: z.array(blockedSchema),
   /** What each destination has, before and after: the proof that there is room. */
@@ -170,6 +175,7 @@ export function evacuationResource(state: EvacuationState, names: HostNames): Ev
 
 /** A plan with what was seen when it was made. */
 export function planResource(state: EvacuationState, plan: Plan, seen: Seen): EvacuationPlan {
+  const { outMax, inMax, fleetMax, networkMax } = state.policy;
   const names: HostNames = new Map([...seen.records.values()].map(({ id, name }) => [id, name]));
   const refOf = (uuid: string) => ({
     uuid,
@@ -203,6 +209,7 @@ export function planResource(state: EvacuationState, plan: Plan, seen: Seen): Ev
     at: new Date(seen.view.atMs).toISOString(),
     makespanMs: Math.round(plan.makespanMs),
     deadlineAt: state.deadlineAt,
+    limits: { outMax, inMax, fleetMax, networkMax },
     moves: plan.moves.map(planned),
     blocked: plan.blocked.map(stays),
     rooms: plan.rooms.map((room) => ({

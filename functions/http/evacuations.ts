@@ -10,6 +10,7 @@ import {
   evacuationIdSchema,
   evacuationPolicyDefault,
   evacuationPolicySchema,
+  networkMaxSchema,
 } from "../core/evacuation-state.ts";
 import { acceptMax } from "../core/limits.ts";
 import { freshEvacuation, freshRestore, freshUndo } from "../evacuation-request.ts";
@@ -45,7 +46,12 @@ const skipMax = 500;
 const { to: _, ...policyShape } = evacuationPolicySchema.shape;
 /** What is not said is as in the default (or as in the evacuation that is undone). */
 const policyBodySchema = z.partial(
-  z.strictObject({ ...policyShape, accept: z.array(z.enum(faultCodes)).check(z.maxLength(acceptMax)) }),
+  z.strictObject({
+    ...policyShape,
+    accept: z.array(z.enum(faultCodes)).check(z.maxLength(acceptMax)),
+    // Without the default of what is stored: what is not said must not lift the limit of an evacuation that is undone.
+    networkMax: networkMaxSchema,
+  }),
 );
 
 const deadlineSchema = z.string().check(

@@ -77,6 +77,7 @@ export function fleetView(seed: number, asked: Partial<FleetShape> = {}): Placem
     domains,
     verdicts: someVerdicts(chance, shape, hosts, domains),
     moving: someMoves(chance, shape, hosts, domains),
+    networks: new Map(hosts.flatMap(({ id, labels: { network } }) => (network === undefined ? [] : [[id, network]]))),
   };
 }
 
@@ -103,7 +104,8 @@ function someHost(chance: Chance, shape: FleetShape, index: number): PlacementHo
   return {
     id,
     name: `host-${index}`,
-    labels: {},
+    // Two networks of many hosts, and every third host on none.
+    labels: index % 3 === 2 ? {} : { network: `rack-${index % 3}` },
     cpus: Math.max(2, Math.floor(size / 4)),
     memoryKiB: size * gib,
     closed: chance.is(shape.closed)

@@ -39,9 +39,16 @@ function replay(view: PlacementView, hops: readonly Hop[], policy: PlacementPoli
     assert.ok(side.length <= policy.fleetMax || underWay.length > 0, "fleetMax");
     assert.ok(side.filter(({ fromId }) => fromId === hop.fromId).length <= policy.outMax, "outMax");
     assert.ok(side.filter(({ toId }) => toId === hop.toId).length <= policy.inMax, "inMax");
+    for (const network of networksOf(view, hop)) {
+      const touching = side.filter((other) => networksOf(view, other).has(network)).length;
+      assert.ok(touching <= (policy.networkMax ?? touching), `${touching} touch ${network}`);
+    }
     judgeRoom(view, hops, hop, policy);
   }
 }
+
+const networksOf = ({ networks }: PlacementView, { fromId, toId }: Pick<Hop, "fromId" | "toId">): Set<string> =>
+  new Set([fromId, toId].map((id) => networks.get(id)).filter((network) => network !== undefined));
 
 /** The destination at the instant of a start: everything else only gives room back. */
 function judgeRoom(view: PlacementView, hops: readonly Hop[], hop: Hop, policy: PlacementPolicy): void {

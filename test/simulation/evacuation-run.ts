@@ -21,11 +21,12 @@ import type { World } from "./evacuation-world.ts";
 
 export interface Options {
   planner: Planner;
-  /** Broken on purpose: looks that do not see the migrations of others. */
+  /** Broken on purpose: looks that do not see the migrations of others; looks that do not see which hosts share a network. */
   blind: boolean;
+  blindToNetworks: boolean;
 }
 
-export const honest: Options = { planner: plan, blind: false };
+export const honest: Options = { planner: plan, blind: false, blindToNetworks: false };
 const origin = { by: "token t1", rule: null, trigger: null };
 
 export class ControlPlane {
@@ -47,6 +48,7 @@ export class ControlPlane {
       fleetMax: 2 + world.below(5),
       attemptsMax: 2 + world.below(3),
       breakerFailures: 3 + world.below(4),
+      networkMax: [null, 1, 2][world.below(3)] ?? null,
     };
   }
 
@@ -123,7 +125,8 @@ export class ControlPlane {
       ? []
       : [...this.world.running(), ...others.flatMap(runningOf)];
     const made = evacuationPlan(now, view, this.options.planner);
-    this.#apply(id, { type: "looked", at: this.at(), plan: made, running, hosts: this.world.seen() });
+    const hosts = this.world.seen().map((host) => (this.options.blindToNetworks ? { ...host, network: null } : host));
+    this.#apply(id, { type: "looked", at: this.at(), plan: made, running, hosts });
     this.#inTime(this.load(id));
   }
 
@@ -191,11 +194,12 @@ export class ControlPlane {
     const { world } = this;
     this.started += 1;
     const running = world.running();
-    const counts = occupied(running);
+    const counts = occupied(running, new Map());
     const { policy } = state;
     assert.ok(counts.fleet <= policy.fleetMax, `${counts.fleet} migrations of ${policy.fleetMax} in the fleet`);
     assert.ok((counts.out.get(sourceId) ?? 0) <= policy.outMax, `out of ${sourceId}`);
     assert.ok((counts.in.get(destinationId) ?? 0) <= policy.inMax, `into ${destinationId}`);
+    this.#networksAreKept(policy, sourceId, destinationId);
     assert.equal(
       running.filter(({ domainUuid }) => domainUuid === domain.uuid).length,
       1,
@@ -223,6 +227,19 @@ export class ControlPlane {
           ),
         "no room",
       );
+    }
+  }
+
+  /** Counted host by host, not by the core's own way of counting. */
+  #networksAreKept({ networkMax }: EvacuationPolicy, sourceId: string, destinationId: string): void {
+    const { world } = this;
+    if (networkMax === null) return;
+    for (const network of new Set([world.host(sourceId).network, world.host(destinationId).network])) {
+      if (network === null) continue;
+      const touching = world
+        .running()
+        .filter((each) => [each.sourceId, each.destinationId].some((id) => world.host(id).network === network));
+      assert.ok(touching.length <= networkMax, `${touching.length} migrations touch ${network}, of ${networkMax}`);
     }
   }
 

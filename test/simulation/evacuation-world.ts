@@ -4,6 +4,7 @@
  * records would refuse, and keeps what an onlooker needs in order to say whether all was right.
  */
 import type { EvacuationEffect, RunningMigration, SeenHost } from "#core/evacuation-event";
+import { networksOf } from "#core/evacuation-limits";
 import { type PlacementDomain, type PlacementView, type Verdict, verdictKey } from "#core/placement-view";
 import type { Status } from "#core/state";
 import type { FaultBody, FaultCode } from "#protocol/fault";
@@ -25,6 +26,7 @@ export interface WorldHost {
   memoryKiB: number;
   cordoned: boolean;
   silentSinceMs: number | null;
+  network: string | null;
   /** It is heard of again from then on. */
   backAtMs: number;
 }
@@ -107,6 +109,7 @@ export class World {
         memoryKiB: (16 + this.below(3) * 16) * giB,
         cordoned: false,
         silentSinceMs: null,
+        network: ["rack-a", "rack-b", null][index % 3] ?? null,
         backAtMs: 0,
       });
     for (let index = 0; index < size.domains; index += 1) {
@@ -246,7 +249,8 @@ export class World {
     return created.fault;
   }
 
-  seen = (): SeenHost[] => this.hosts.map(({ id, cordoned, silentSinceMs }) => ({ id, cordoned, silentSinceMs }));
+  seen = (): SeenHost[] =>
+    this.hosts.map(({ id, cordoned, silentSinceMs, network }) => ({ id, cordoned, silentSinceMs, network }));
 
   /** `emptied`: hosts that evacuations are emptying, which take nothing. `committed`: what they have decided and not yet created. `asked`: domains that preflights were made for. */
   view(
@@ -288,6 +292,7 @@ export class World {
         sourceId,
         destinationId,
       })),
+      networks: networksOf(this.seen()),
     };
   }
 }

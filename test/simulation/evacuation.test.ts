@@ -110,6 +110,19 @@ describe("whole evacuations", () => {
     assert.ok(caught.length > 5, `only ${caught.length} of 30 caught`);
   });
 
+  test("the limit of a network is checked too: looks that do not see which hosts share one are caught by that alone", () => {
+    const caught = seeds(3_000, 30).filter((seed) => {
+      try {
+        simulate(seed, calm, { ...honest, blindToNetworks: true });
+        return false;
+      } catch (error) {
+        assert.match(String(error), /migrations touch rack-/);
+        return true;
+      }
+    });
+    assert.ok(caught.length > 5, `only ${caught.length} of 30 caught`);
+  });
+
   test("a seed is the same run again", () => {
     assert.deepEqual(simulate(2_007, storm), simulate(2_007, storm));
   });

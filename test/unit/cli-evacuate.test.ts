@@ -84,6 +84,17 @@ describe("evacuate --dry-run", () => {
     says(await vmferry(["evacuate", "host1", "--dry-run", "--accept", "lock.none"]), 1, /1 domain would move/);
   });
 
+  test("the limits that the times were reckoned with are said", async () => {
+    await open([numbered(1)]);
+    says(
+      await vmferry(["evacuate", "host1", "--dry-run"]),
+      0,
+      /^at once {2}2 out of a host, 2 into one, 5 of the fleet$/m,
+    );
+    const argv = ["evacuate", "host1", "--dry-run", "--network-parallel", "3"];
+    says(await vmferry(argv), 0, /^at once {2}2 out of a host, 2 into one, 3 of a network, 5 of the fleet$/m);
+  });
+
   test("--json is the plan alone; --to and --deadline are heard", async () => {
     await open([numbered(1)]);
     const argv = ["evacuate", "host1", "--dry-run", "--json", "--to", "host3", "--deadline", "2h"];
@@ -131,13 +142,15 @@ describe("evacuate", () => {
     assert.match(bar, /evacuate host1 {2}\[\.+\] 0\/1 {2}0 moved {2}moving web1/);
   });
 
-  test("--json is the resource alone on stdout; --parallel and --bandwidth are its policy", async () => {
+  test("--json is the resource alone on stdout; --parallel, --network-parallel and --bandwidth are its policy", async () => {
     await open([1, 2, 3].map((index) => numbered(index)));
     shims();
-    const ran = await vmferry(["evacuate", "host1", "--json", "--parallel", "7", "--bandwidth", "50"]);
+    const limits = ["--parallel", "7", "--network-parallel", "2", "--bandwidth", "50"];
+    const ran = await vmferry(["evacuate", "host1", "--json", ...limits]);
     const { policy, status } = evacuationSchema.parse(JSON.parse(ran.out));
     assert.equal(status, "completed");
-    assert.deepEqual([policy.outMax, policy.inMax, policy.fleetMax, policy.bandwidthMiBps], [7, 7, 7, 50]);
+    const { outMax, inMax, fleetMax, networkMax, bandwidthMiBps } = policy;
+    assert.deepEqual([outMax, inMax, fleetMax, networkMax, bandwidthMiBps], [7, 7, 7, 2, 50]);
   });
 
   test("partly: exit 1, and each that stays with cause and next step", async () => {
@@ -204,6 +217,7 @@ describe("evacuate", () => {
     ["the host itself", ["evacuate", "host1", "--to", "host1"], 3, "destination.sameHost"],
     ["a deadline that is none", ["evacuate", "host1", "--deadline", "soon"], 64, "usage"],
     ["no number", ["evacuate", "host1", "--parallel", "many"], 64, "usage"],
+    ["no number of a network's", ["evacuate", "host1", "--network-parallel", "0"], 64, "usage"],
     ["an unknown evacuation", ["evacuation", "show", "e_01JD0000000000000000000077"], 66, "request.notFound"],
     ["no host", ["evacuate"], 64, "usage"],
   ] as const)

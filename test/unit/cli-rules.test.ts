@@ -25,7 +25,7 @@ which:
 how:
   deadline: 3h
   to: { labels: { rack: a } }
-  policy: { outMax: 2, fleetMax: 4 }
+  policy: { outMax: 2, fleetMax: 4, networkMax: 1 }
 after:
   restore: whenBack
 `;

@@ -75,6 +75,7 @@ const policies = fc.record({
   outMax: fc.integer({ min: 1, max: 4 }),
   inMax: fc.integer({ min: 1, max: 4 }),
   fleetMax: fc.integer({ min: 1, max: 6 }),
+  networkMax: fc.constantFrom(null, 1, 2),
   attemptsMax: fc.integer({ min: 1, max: 4 }),
   breakerFailures: fc.integer({ min: 1, max: 6 }),
 });
@@ -124,6 +125,7 @@ class Story {
             silentSinceMs: action.silent
               .filter(([host]) => host === index)
               .reduce<number | null>((_last, [, ms]) => startMs + this.now - ms, null),
+            network: networkOf(hostId(index)),
           })),
         };
       case "end": {
@@ -261,8 +263,19 @@ class Story {
     assert.ok(all.length <= policy.fleetMax, "fleet");
     assert.ok(all.filter(({ sourceId }) => sourceId === from).length <= policy.outMax, "out");
     assert.ok(all.filter(({ destinationId }) => destinationId === to).length <= policy.inMax, "in");
+    for (const network of [networkOf(from), networkOf(to)]) {
+      if (network === null || policy.networkMax === null) continue;
+      const touching = all.filter((each) =>
+        [each.sourceId, each.destinationId].some((id) => networkOf(id) === network),
+      );
+      assert.ok(touching.length <= policy.networkMax, `${network}: ${touching.length}`);
+    }
   }
 }
+
+/** The first two hosts share one network, the third and fourth another; the others name none. */
+const networkOf = (id: string): string | null =>
+  (["east", "east", "west", "west"] as const)[Number(id.slice(2))] ?? null;
 
 function frozen<T>(value: T): T {
   if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {

@@ -64,11 +64,13 @@ export const seen = (
   count: number,
   silent: Record<number, number> = {},
   cordoned: readonly number[] = [0],
+  networks: Readonly<Record<number, string>> = {},
 ): SeenHost[] =>
   Array.from({ length: count }, (_, index) => ({
     id: hostId(index),
     cordoned: cordoned.includes(index),
     silentSinceMs: silent[index] ?? null,
+    network: networks[index] ?? null,
   }));
 
 export const look = (

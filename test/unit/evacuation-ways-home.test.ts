@@ -196,6 +196,7 @@ describe("what the planner is asked", () => {
       ),
     ),
     moving: [],
+    networks: new Map(),
     ...more,
   });
 

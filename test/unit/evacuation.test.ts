@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { evacuate } from "#core/evacuation";
-import type { EvacuationEvent } from "#core/evacuation-event";
+import type { EvacuationEvent, RunningMigration } from "#core/evacuation-event";
 import { decidedAtMs, evacuationMigrationId } from "#core/evacuation-id";
 import { backoffMs, backoffMsMax, patienceMs } from "#core/evacuation-limits";
-import { evacuationPolicyDefault } from "#core/evacuation-state";
+import { evacuationPolicyDefault, evacuationStateSchema } from "#core/evacuation-state";
 import { migrationIdSchema } from "#protocol/command";
 import type { FaultBody } from "#protocol/fault";
 import {
@@ -165,6 +165,31 @@ describe("limits", () => {
     assert.equal(own.length, 2);
     assert.deepEqual(started(play(first.state, () => look(1, moves, { running: own })).effects), ["vm2>2"]);
     assert.deepEqual(started(play(first.state, () => look(1, moves, { running: [running("m_p", 7, 8)] })).effects), []);
+  });
+
+  test("of a network: within it counts once, between two in each, others' count, hosts without the label do not", () => {
+    const networks = { 0: "east", 1: "east", 2: "west", 5: "west" };
+    const state = born(4, { policy: { ...policy, outMax: 10, inMax: 10, networkMax: 2 } });
+    const first = (hosts: Record<number, string>, others: RunningMigration[] = []) =>
+      started(play(state, () => look(0, moves, { running: others, hosts: seen(6, {}, [0], hosts) })).effects);
+    assert.deepEqual(first({}), ["vm0>1", "vm1>1", "vm2>2", "vm3>3"]);
+    // All leave the east, whatever they go to.
+    assert.deepEqual(first(networks), ["vm0>1", "vm1>1"]);
+    assert.deepEqual(first({ 1: "east", 2: "west" }), ["vm0>1", "vm1>1", "vm2>2", "vm3>3"]);
+    assert.deepEqual(first({ 1: "east", 2: "west" }, [running("m_p", 1, 1)]), ["vm0>1", "vm2>2", "vm3>3"]);
+    // Between two networks somebody else's holds a place in each.
+    assert.deepEqual(first({ 1: "east", 2: "west", 5: "west" }, [running("m_p", 5, 1), running("m_q", 5, 4)]), [
+      "vm0>1",
+      "vm3>3",
+    ]);
+    const unlimited = born(4, { policy: { ...policy, outMax: 10, inMax: 10, networkMax: null } });
+    const made = play(unlimited, () => look(0, moves, { hosts: seen(6, {}, [0], networks) }));
+    assert.equal(started(made.effects).length, 4);
+  });
+
+  test("what was stored before there was a limit of networks has none", () => {
+    const { networkMax: _, ...before } = born(1).policy;
+    assert.deepEqual(evacuationStateSchema.parse({ ...born(1), policy: before }).policy.networkMax, null);
   });
 
   test("a domain that somebody else is moving is left to them", () => {

@@ -11,7 +11,7 @@ import {
 } from "#functions/http/evacuation-resource";
 import type { FaultBody, Finding } from "#protocol/fault";
 import { type EvacuationFleet, evacuationFleet, numbered, uuidOf } from "#test/fake/evacuation-fleet";
-import { hostId, refusal } from "#test/fake/memory-fleet";
+import { factsOf, hostId, refusal } from "#test/fake/memory-fleet";
 
 const blocker = (code: Finding["code"]): Finding => ({
   severity: "blocker",
@@ -179,6 +179,31 @@ describe("an evacuation", () => {
     assert.equal((await fleet.ports.migrations.activeMigrations()).length, 3);
     await fleet.live();
     assert.deepEqual(new Set(Object.values(await fleet.places())), new Set(["host3"]));
+  });
+
+  test("a network's limit holds for the plan and for the run, also over an undo that says nothing of it", async () => {
+    const facts = (index: number) => ({ facts: { ...factsOf(index), labels: { network: "rack-b" } } });
+    const fleet = await evacuationFleet(
+      [1, 2, 3].map((index) => numbered(index)),
+      {
+        hosts: { 1: facts(1), 2: facts(2), 3: facts(3) },
+      },
+    );
+    const policy = { fleetMax: 3, inMax: 3, outMax: 3, networkMax: 2 };
+    assert.deepEqual((await planned(fleet, { policy })).limits, policy);
+    const waves = async (given: object) => (await planned(fleet, { policy: given })).moves.map(({ wave }) => wave);
+    assert.deepEqual(await waves({ ...policy, networkMax: null }), [0, 0, 0]);
+    assert.deepEqual(await waves(policy), [0, 0, 1]);
+    const { id } = await begun(fleet, { policy });
+    assert.equal((await fleet.ports.migrations.activeMigrations()).length, 2);
+    await fleet.live();
+    const ended = await show(fleet, id);
+    assert.equal(ended.status, "completed");
+    const undo = await begun(fleet, {}, `/v1/evacuations/${id}/undo`);
+    assert.equal(undo.policy.networkMax, 2);
+    assert.equal((await fleet.ports.migrations.activeMigrations()).length, 2);
+    await fleet.live();
+    assert.deepEqual(new Set(Object.values(await fleet.places())), new Set(["host1"]));
   });
 
   test("a silent host's domains stay where they are: silence starts nothing", async () => {

@@ -40,7 +40,7 @@ const viewOf = (
   domains: PlacementDomain[],
   verdicts: [string, Verdict][] = [],
   moving: PlacementView["moving"] = [],
-): PlacementView => ({ atMs: fleetAtMs, hosts, domains, verdicts: new Map(verdicts), moving });
+): PlacementView => ({ atMs: fleetAtMs, hosts, domains, verdicts: new Map(verdicts), moving, networks: new Map() });
 const hops = (moves: readonly PlannedMove[]) =>
   moves.map(({ domainUuid, fromId, toId }) => `${domainUuid} ${fromId}>${toId}`);
 const closed = { code: "host.cordoned", cause: "It is cordoned.", action: "Uncordon it." } as const;

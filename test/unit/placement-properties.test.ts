@@ -28,6 +28,7 @@ const policyOf: fc.Arbitrary<PlacementPolicy> = fc.record({
   outMax: fc.integer({ min: 1, max: 3 }),
   inMax: fc.integer({ min: 1, max: 3 }),
   fleetMax: fc.integer({ min: 1, max: 6 }),
+  networkMax: fc.constantFrom(null, 1, 2),
   bytesPerSecond: fc.constantFrom(100 * 1024 ** 2, 1024 ** 3),
   overheadMs: fc.constantFrom(0, 5_000),
 });
@@ -100,6 +101,22 @@ describe("plans of generated fleets", () => {
       }),
       { numRuns: 300 },
     );
+  });
+
+  test("the judge is no decoration: a plan that knows nothing of networks is caught", () => {
+    let caught = 0;
+    for (let number = 0; number < 20; number += 1) {
+      const view = fleetView(number);
+      const { moves } = plan(view, ["h_0000"], placementPolicyDefault);
+      judge(view, moves, placementPolicyDefault);
+      try {
+        judge(view, moves, { ...placementPolicyDefault, networkMax: 1 });
+      } catch (error) {
+        assert.match(String(error), /touch rack-0/);
+        caught += 1;
+      }
+    }
+    assert.ok(caught > 10, `only ${caught} of 20 caught`);
   });
 
   test("from a fleet within its rooms everything comes home", () => {

@@ -54,7 +54,7 @@ function viewOf(
     const [uuid = "", id = ""] = text.split(" ");
     return [verdictKey(uuid, id), verdict];
   });
-  return { atMs: fleetAtMs, hosts, domains, verdicts: new Map(entries), moving };
+  return { atMs: fleetAtMs, hosts, domains, verdicts: new Map(entries), moving, networks: new Map() };
 }
 const ends = ({ moves }: Plan) => Object.fromEntries(moves.map(({ domainUuid, toId }) => [domainUuid, toId]));
 const codes = ({ blocked }: Plan) =>
@@ -170,6 +170,25 @@ describe("where domains go", () => {
     );
     // b, 5 GiB at 100 MiB/s, is before it.
     assert.equal(moves[0]?.startMs, 5_000 + 51_200);
+  });
+
+  test("a network's limit: who touches it comes one after the other, whoever touches none of it goes beside, others' count", () => {
+    const domains = ["a", "b", "c"].map((uuid) => domain(uuid, "h1", { memoryKiB: gib }));
+    const only = { "a h3": refused, "b h3": refused, "c h2": refused };
+    const view = viewOf([host("h1"), host("h2"), host("h3")], domains, only);
+    const policy = { outMax: 5, inMax: 5, networkMax: 1 };
+    const starts = (networks: Record<string, string>, moving: PlacementView["moving"] = []) =>
+      emptied({ ...view, moving, networks: new Map(Object.entries(networks)) }, policy).moves.map(
+        ({ domainUuid, startMs, wave }) => `${domainUuid} ${startMs} ${wave}`,
+      );
+    // Of 1 GiB each takes 15,240 ms. Only the way to h2 is limited, so c goes beside.
+    assert.deepEqual(starts({ h2: "east" }), ["a 0 0", "c 0 0", "b 15240 1"]);
+    assert.deepEqual(starts({ h1: "east" }), ["a 0 0", "b 15240 1", "c 30480 2"]);
+    assert.deepEqual(starts({ h1: "east", h2: "east", h3: "east" }), ["a 0 0", "b 15240 1", "c 30480 2"]);
+    assert.deepEqual(starts({ h7: "west" }), ["a 0 0", "b 0 0", "c 0 0"]);
+    // Between hosts that are not among those read, on the network of h2: 5 s, for its size is not known.
+    const elsewhere = [{ domainUuid: "x", sourceId: "h8", destinationId: "h9" }];
+    assert.deepEqual(starts({ h2: "east", h9: "east" }, elsewhere), ["c 0 0", "a 5000 0", "b 20240 1"]);
   });
 });
 
