@@ -7,7 +7,15 @@ import type { EvacuationPolicy, EvacuationStatus } from "./core/evacuation-state
 import { commitAttemptsMax } from "./core/limits.ts";
 import { policyOf, type Rule, type RuleHost } from "./core/rule.ts";
 import { closed, decideRun, dueRuns, joinRun, type RunDecision, resolveCause, ruleRun } from "./core/rule-run.ts";
-import { fitted, newRuleState, type RuleRecord, type RuleRun, type RuleState } from "./core/rule-state.ts";
+import {
+  fitted,
+  newRuleState,
+  notRestored,
+  type RuleRecord,
+  type RuleRun,
+  type RuleState,
+  withRefusals,
+} from "./core/rule-state.ts";
 import { type RuleEffect, type StepFacts, startable, stepRule } from "./core/rule-step.ts";
 import type { Cron, Window } from "./core/schedule.ts";
 import { isFor, personEvent, scheduleEvent, type TriggerEvent } from "./core/trigger-event.ts";
@@ -151,8 +159,12 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
   function refused(state: RuleState, effect: RuleEffect, cause: string, final: boolean): RuleState {
     // It has ended meanwhile: the next look sees how.
     if (effect.kind === "cancel") return state;
-    if (effect.kind === "restore")
-      return final ? { ...state, restores: state.restores.filter(({ restoreId }) => restoreId !== effect.id) } : state;
+    if (effect.kind === "restore") {
+      const entry = state.restores.find(({ restoreId }) => restoreId === effect.id);
+      if (!final || entry === undefined) return state;
+      const restores = state.restores.filter((other) => other !== entry);
+      return withRefusals({ ...state, restores }, [notRestored(entry, clock.now(), cause)]);
+    }
     if (state.run === null) return state;
     const reason = cause.slice(0, 500);
     const hosts = state.run.hosts.map((entry): RuleRun["hosts"][number] => {
@@ -163,10 +175,10 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     return closed({ ...state, run: { ...state.run, hosts } }, nowMs());
   }
 
-  async function step(record: RuleRecord): Promise<void> {
+  async function step(record: RuleRecord, readHosts: () => Promise<RuleHost[]> = () => fleet.hosts()): Promise<void> {
     const known = await rules.state(record.name);
     if (known === null || (known.run === null && known.restores.length === 0)) return;
-    const hosts = await fleet.hosts();
+    const hosts = await readHosts();
     const asked = [
       ...(known.run?.hosts ?? []).map((entry) => (entry.state === "started" ? entry.evacuationId : null)),
       ...known.restores.map(({ restoreId }) => restoreId),
@@ -237,8 +249,23 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     return count;
   }
 
+  /**
+   * The hosts for all that one tick decides. A minute old at most: an evacuation is refused by the host's own record as it is when it is asked for, and starts
+   * nothing of a host that is silent by then.
+   */
+  function hostsOnce(): () => Promise<RuleHost[]> {
+    let reading: Promise<RuleHost[]> | null = null;
+    return () => {
+      reading ??= fleet.hosts().catch((error: unknown) => {
+        reading = null;
+        throw error;
+      });
+      return reading;
+    };
+  }
+
   return {
-    step,
+    step: (record) => step(record),
 
     async tick() {
       const records = await rules.list();
@@ -248,7 +275,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       for (const [name, { lastOpeningAt }] of states)
         if (lastOpeningAt !== null) lastRuns.set(name, Date.parse(lastOpeningAt));
       const due = new Map(dueRuns(records, lastRuns, nowMs(), cron).map(({ record, window }) => [record.name, window]));
-      const hosts = due.size === 0 ? [] : await fleet.hosts();
+      const readHosts = hostsOnce();
       // Where one takes the whole minute, the next minute begins with another.
       const first = Math.floor(nowMs() / 60_000) % records.length;
       for (const record of [...records.slice(first), ...records.slice(0, first)])
@@ -256,6 +283,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
           const window = due.get(record.name);
           if (window !== undefined) {
             const opensAt = new Date(window.opensMs).toISOString();
+            const hosts = await readHosts();
             await change(record.name, (state) => {
               // Another timer was here first.
               if (state.lastOpeningAt !== null && state.lastOpeningAt >= opensAt) return { state, result: null };
@@ -265,7 +293,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
           }
           const state = states.get(record.name);
           if (window !== undefined || (state !== undefined && (state.run !== null || state.restores.length > 0)))
-            await step(record);
+            await step(record, readHosts);
         } catch (error) {
           // One rule's trouble is not the others'.
           log.write("error", "a rule could not be looked at", {

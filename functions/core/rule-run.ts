@@ -11,8 +11,8 @@ import {
   type RuleRun,
   type RuleState,
   type RunHost,
-  refusalsMax,
   runHostsMax,
+  withRefusals,
 } from "./rule-state.ts";
 import { type Cron, openWindow, type Window } from "./schedule.ts";
 import { isFor, isNamedBy, type TriggerEvent } from "./trigger-event.ts";
@@ -146,10 +146,10 @@ export function joinRun(
   moment: { runId: string; nowMs: number; window: Window | null },
 ): RuleState {
   const at = iso(moment.nowMs);
-  const refusals = [
-    ...decision.refusals.map(({ host, cause }) => ({ at, event: event.dedupkey, host, cause })),
-    ...state.refusals,
-  ].slice(0, refusalsMax);
+  const { refusals } = withRefusals(
+    state,
+    decision.refusals.map(({ host, cause }) => ({ at, event: event.dedupkey, host, cause })),
+  );
   const lastOpeningAt = moment.window === null ? state.lastOpeningAt : iso(moment.window.opensMs);
   if (decision.hosts.length === 0) return { ...state, refusals, lastOpeningAt };
   const run: RuleRun = state.run ?? {

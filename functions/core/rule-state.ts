@@ -18,6 +18,8 @@ export const causeBeyond = "beyond";
 /** Ended runs and refusals that are remembered, for people who ask why. */
 export const pastRunsMax = 5;
 export const refusalsMax = 20;
+/** How long a host is waited for: longer than a repair takes; who comes back after it may have been given other work, and a person decides. */
+export const restoreWaitMsMax = 7 * 86_400_000;
 /** Hosts that wait to be brought home. */
 export const restoresMax = 200;
 /** Hosts whose last start is remembered for the cool-down; past ones are dropped. */
@@ -111,6 +113,19 @@ export const ruleStateSchema = z.object({
     .check(z.maxLength(refusalsMax)),
 });
 export type RuleState = z.infer<typeof ruleStateSchema>;
+type Remembered = RuleState["refusals"][number];
+
+/** With why something was not done, the newest first, for people who ask. */
+export const withRefusals = (state: RuleState, refusals: readonly Remembered[]): RuleState =>
+  refusals.length === 0 ? state : { ...state, refusals: [...refusals, ...state.refusals].slice(0, refusalsMax) };
+
+/** A host that is not waited for any more: a person brings its domains home. */
+export const notRestored = (entry: RuleState["restores"][number], at: string, why: string): Remembered => ({
+  at,
+  event: `restore ${entry.evacuationId}`,
+  host: entry.host.name,
+  cause: `its domains are not brought home: ${why}`.slice(0, 500),
+});
 
 /** Below what an item's body holds (390,000 bytes); causes, reasons and labels may be long, and counts alone do not bound them. */
 export const ruleStateBytesMax = 380_000;

@@ -6,7 +6,16 @@ import { lostStartMs } from "./evacuation-limits.ts";
 import type { EvacuationStatus } from "./evacuation-state.ts";
 import { durationMs, type Rule, type RuleHost } from "./rule.ts";
 import { closed } from "./rule-run.ts";
-import { type RuleRecord, type RuleState, type RunHost, restoresMax, startsMax } from "./rule-state.ts";
+import {
+  notRestored,
+  type RuleRecord,
+  type RuleState,
+  type RunHost,
+  restoresMax,
+  restoreWaitMsMax,
+  startsMax,
+  withRefusals,
+} from "./rule-state.ts";
 import { excludedBy, fits } from "./schedule.ts";
 
 /** What was heard of the world. What was not asked about is absent, and nothing follows from it. */
@@ -128,7 +137,13 @@ function withEnds(state: RuleState, record: RuleRecord, facts: StepFacts): RuleS
     }
     return { ...entry, state: "ended", at: iso(facts.nowMs), reason: entry.reason ?? `the evacuation is ${status}` };
   });
-  return { ...state, run: { ...state.run, hosts }, restores: restores.slice(-restoresMax) };
+  const beyond = restores.slice(0, Math.max(0, restores.length - restoresMax));
+  const why = (name: string) =>
+    `${restoresMax} others that were emptied later wait already. By hand: vmferry restore ${name}`;
+  return withRefusals(
+    { ...state, run: { ...state.run, hosts }, restores: restores.slice(beyond.length) },
+    beyond.map((entry) => notRestored(entry, iso(facts.nowMs), why(entry.host.name))),
+  );
 }
 
 function withStarts(state: RuleState, record: RuleRecord, facts: StepFacts): RuleState {
@@ -190,20 +205,36 @@ const recent = (starts: Readonly<Record<string, string>>): Record<string, string
  */
 export const looksBackMin = 3;
 
-/** A host is back when it has answered for a while after a silence, or when a person has opened it to domains. A paused rule sees that and waits. */
+/**
+ * A host is back when it has answered for a while after a silence, or when a person has opened it to domains. A paused rule sees that and waits. What is not back
+ * within `restoreWaitMsMax` is left to a person, and that is said.
+ */
 function withRestores(state: RuleState, { paused }: RuleRecord, facts: StepFacts): RuleState {
+  const left: ReturnType<typeof notRestored>[] = [];
+  const leave = (entry: RuleState["restores"][number], why: string): [] => {
+    left.push(notRestored(entry, iso(facts.nowMs), why));
+    return [];
+  };
   const restores = state.restores.flatMap((entry) => {
-    if (entry.restoreId !== null) {
-      const status = facts.statuses.get(entry.restoreId);
-      return status !== undefined && status !== null && hasEnded(status) ? [] : [entry];
-    }
+    const status = entry.restoreId === null ? null : facts.statuses.get(entry.restoreId);
+    // Not asked about: nothing follows.
+    if (status === undefined) return [entry];
+    if (status !== null) return hasEnded(status) ? [] : [entry];
     const host = facts.hosts.find(({ id }) => id === entry.host.id);
-    // A host that was removed has no home to come back to.
-    if (host === undefined) return [];
+    if (host === undefined && entry.restoreId === null)
+      return leave(entry, "the host was removed, so they have no home to come back to");
+    if (facts.nowMs - Date.parse(entry.since) >= restoreWaitMsMax) {
+      const what = entry.restoreId === null ? "the host was not back" : "the restore could not begin";
+      return leave(
+        entry,
+        `${what} within ${restoreWaitMsMax / 86_400_000} days. By hand: vmferry restore ${entry.host.name}`,
+      );
+    }
+    if (host === undefined || entry.restoreId !== null) return [entry];
     if (!host.connected) return [{ ...entry, away: true, looksBack: 0 }];
     const looksBack = entry.away ? Math.min(entry.looksBack + 1, looksBackMin) : 0;
     const isBack = looksBack >= looksBackMin || !host.cordoned;
     return [{ ...entry, looksBack, ...(isBack && !paused ? { restoreId: facts.newId() } : {}) }];
   });
-  return { ...state, restores };
+  return withRefusals({ ...state, restores }, left);
 }

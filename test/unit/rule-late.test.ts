@@ -1,7 +1,15 @@
 /** Rules whose reason goes while what they asked for has not been taken; and what is kept of runs where everything is as long as it may be. */
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
-import { fitted, newRuleState, pastRunsMax, type RuleRun, type RunHost, runHostsMax } from "#core/rule-state";
+import {
+  fitted,
+  newRuleState,
+  pastRunsMax,
+  type RuleRun,
+  type RunHost,
+  restoreWaitMsMax,
+  runHostsMax,
+} from "#core/rule-state";
 import { readTrigger, scheduleEvent, type TriggerEvent } from "#core/trigger-event";
 import { bodyText } from "#functions/store/stored-item";
 import { Fault } from "#protocol/fault";
@@ -132,4 +140,88 @@ test("runs in which everything is as long as it may be are one item still", () =
   assert.deepEqual(kept.run, run);
   assert.ok(kept.past.length >= 1);
   assert.equal(fitted(kept), kept);
+});
+
+describe("hosts that wait to be brought home", () => {
+  const day = 86_400_000;
+  const hostNamed = (name: string) => {
+    const host = world.script.hosts.find((one) => one.name === name);
+    assert.ok(host);
+    return host;
+  };
+
+  /** host3 is empty and closed, and waits for a host that is back. */
+  async function emptied(): Promise<void> {
+    await world.write(rackRule);
+    world.setNow("2027-02-07T01:00:00.000Z");
+    for (const name of ["host3", "host4"]) hostNamed(name).cordoned = true;
+    await world.minutes(1);
+    world.end("host3");
+    await world.minutes(2);
+    world.end("host4");
+    await world.minutes(1);
+    assert.deepEqual(await waiting(), ["host3", "host4"]);
+  }
+
+  const waiting = async () => (await world.rules.state("rack-b-first-sunday"))?.restores.map(({ host }) => host.name);
+  const refusals = async () =>
+    (await world.rules.state("rack-b-first-sunday"))?.refusals.map(({ host, cause }) => `${host}: ${cause}`) ?? [];
+
+  test("do so for a week, and then it is said that they are a person's", async () => {
+    await emptied();
+    hostNamed("host3").connected = false;
+    hostNamed("host4").connected = false;
+    world.pass(restoreWaitMsMax - 4 * 60_000);
+    await world.minutes(1);
+    assert.deepEqual(await waiting(), ["host3", "host4"]);
+    await world.minutes(5);
+    assert.deepEqual(await waiting(), []);
+    const said = await refusals();
+    assert.equal(said.length, 2);
+    assert.match(said.join("\n"), /^host3: .*not back within 7 days.*vmferry restore host3$/m);
+    // Nothing is left that costs a look, and a host that comes back later is not filled unasked.
+    hostNamed("host3").connected = true;
+    await world.minutes(5);
+    assert.deepEqual(world.restored(), []);
+  });
+
+  test("one that is being brought home is not let go, however long that takes", async () => {
+    await emptied();
+    hostNamed("host3").cordoned = false;
+    await world.minutes(1);
+    assert.deepEqual(world.restored(), ["host3"]);
+    world.pass(8 * day);
+    await world.minutes(1);
+    assert.deepEqual(await waiting(), ["host3"]);
+    assert.ok(!(await refusals()).some((line) => line.startsWith("host3")));
+  });
+
+  test("one that was removed, or whose restore is refused for good, is said too", async () => {
+    await emptied();
+    world.script.hosts.splice(2, 1);
+    world.script.refusing = new Fault({ ...passing.toBody(), cause: "No room for it.", retry: "never" });
+    hostNamed("host4").cordoned = false;
+    await world.minutes(1);
+    assert.deepEqual(await waiting(), []);
+    assert.match((await refusals()).join("\n"), /^host3: .*removed/m);
+    assert.match((await refusals()).join("\n"), /^host4: .*No room for it/m);
+  });
+
+  test("the list of hosts is read once in a minute, for however many rules", async () => {
+    await emptied();
+    for (const name of ["b", "c", "d"]) {
+      await world.write({ ...rackRule, name });
+      const state = await world.rules.state("rack-b-first-sunday");
+      assert.ok(state);
+      assert.equal(await world.rules.commitState({ ...state, rule: name, version: 1 }), "committed");
+    }
+    let reads = 0;
+    const { hosts } = world.fleet;
+    world.fleet.hosts = () => {
+      reads += 1;
+      return hosts();
+    };
+    await world.minutes(1);
+    assert.equal(reads, 1);
+  });
 });
