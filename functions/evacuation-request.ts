@@ -37,10 +37,13 @@ export async function freshEvacuation(ports: Ports, host: HostRecord, wish: Wish
 
 /** An undo of an evacuation that has ended. */
 export async function freshUndo(ports: Ports, of: EvacuationState, wish: Wish): Promise<EvacuationState> {
+  const places = await placesOf(ports, [of]);
+  const known = await withLateArrivals(ports, [of], places);
   // Also what was brought home and then taken to the same host once more is not this one's any longer.
-  const moved = await movedByPerson(ports, [of]);
-  const own = { ...of, domains: of.domains.filter(({ domain }) => !moved.has(domain.uuid)) };
-  return newUndo({ ...wish, of: own, places: await placesOf(ports, [own]) }, ports.clock.now());
+  const moved = await movedByPerson(ports, known);
+  const domains = known.flatMap((state) => state.domains);
+  const own = domains.filter(({ state, domain }) => state === "moved" && !moved.has(domain.uuid));
+  return newUndo({ ...wish, of: { ...of, domains: own }, places }, ports.clock.now());
 }
 
 /** A restore of what evacuations took from the host. `skip`: names or UUIDs of domains that stay where they are. */
@@ -49,7 +52,9 @@ export async function freshRestore(
   host: HostRecord,
   wish: Wish & { skip: readonly string[] },
 ): Promise<EvacuationState> {
-  const of = await historyOf(ports);
+  const history = await historyOf(ports);
+  const places = await placesOf(ports, history);
+  const of = await withLateArrivals(ports, history, places);
   const skip = new Set(
     of.flatMap(({ domains }) =>
       domains.flatMap(({ domain }) =>
@@ -64,7 +69,7 @@ export async function freshRestore(
     deadlineMs: wish.deadlineMs,
     host: { id: host.id, name: host.name },
     of,
-    places: await placesOf(ports, of),
+    places,
     movedByPerson: await movedByPerson(ports, of),
     skip,
   };
@@ -75,13 +80,50 @@ async function historyOf(ports: Ports): Promise<EvacuationState[]> {
   const { items } = await ports.evacuations.list({ limit: restoreHistoryMax, cursor: null, active: false });
   const states: EvacuationState[] = [];
   await inParts(
-    items.filter(({ endedAt, counts }) => endedAt !== null && counts.moved > 0),
+    items.filter(({ endedAt, counts }) => endedAt !== null && counts.moved + counts.failed > 0),
     async ({ id }) => {
       const state = await ports.evacuations.load(id);
       if (state !== null && isEnded(state)) states.push(state);
     },
   );
   return states;
+}
+
+/**
+ * A migration that was stranded counts as failed in its evacuation, and may have arrived after that had ended. Such a domain counts as moved here: its
+ * migration's own record says so. Asked only of those that stand where it was to bring them, or that an evacuation has taken on from there.
+ */
+async function withLateArrivals(
+  ports: Ports,
+  of: readonly EvacuationState[],
+  places: ReadonlyMap<string, string>,
+): Promise<EvacuationState[]> {
+  const key = (uuid: string, hostId: string) => `${uuid} ${hostId}`;
+  const left = new Set(of.flatMap(({ domains }) => domains.map(({ domain, homeId }) => key(domain.uuid, homeId))));
+  const asked = of.flatMap(({ domains }) =>
+    domains.flatMap(({ state, domain: { uuid }, destinationId, migrationId }) =>
+      state === "failed" &&
+      migrationId !== null &&
+      destinationId !== null &&
+      (places.get(uuid) === destinationId || left.has(key(uuid, destinationId)))
+        ? [migrationId]
+        : [],
+    ),
+  );
+  const arrived = new Set<string>();
+  await inParts(asked, async (id) => {
+    const status = (await ports.migrations.load(id))?.status;
+    // What is stranded still is held by its lock: who asks for it is told so.
+    if (status === "completed" || status === "stranded") arrived.add(id);
+  });
+  return of.map((state) => ({
+    ...state,
+    domains: state.domains.map((each) =>
+      each.state === "failed" && each.migrationId !== null && arrived.has(each.migrationId)
+        ? { ...each, state: "moved" as const }
+        : each,
+    ),
+  }));
 }
 
 /**

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type EvacuationPolicy, type EvacuationState, evacuationPolicyDefault } from "#core/evacuation-state";
-import { freshEvacuation, freshUndo } from "#functions/evacuation-request";
+import { freshEvacuation, freshRestore, freshUndo } from "#functions/evacuation-request";
 import { createRunners } from "#functions/evacuation-runner";
 import { preflightMemory } from "#functions/preflights";
 import { type EvacuationFleet, evacuationFleet, numbered, uuidOf } from "#test/fake/evacuation-fleet";
@@ -207,4 +207,59 @@ test("a claim that the timer took away before the evacuation was stored is made 
     (await evacuations.claims()).map(({ evacuationId }) => evacuationId),
     [other],
   );
+});
+
+/** The first migration of the evacuation strands, the evacuation ends without it, and only then the domain arrives, or does not. */
+async function stranded(fleet: EvacuationFleet, ends: "completed" | "rolledBack"): Promise<EvacuationState> {
+  const { migrations } = fleet.ports;
+  const { id } = await begin(fleet, { to: [hostId(2)] });
+  const [item] = (await migrations.list({ limit: 200, cursor: null, active: true })).items;
+  const begun = await migrations.load(item?.id ?? "");
+  assert.ok(begun);
+  await migrations.commit({ ...begun, status: "stranded", version: begun.version + 1 });
+  fleet.script.pushed.splice(0);
+  await fleet.evacuations.tick();
+  const ended = await loaded(fleet, id);
+  assert.equal(ended.domains[0]?.state, "failed");
+  fleet.pass(60_000);
+  const endedAt = fleet.ports.clock.now();
+  await migrations.commit({ ...begun, status: ends, endedAt, version: begun.version + 2 });
+  await migrations.unlockDomain(begun.domain.uuid, begun.id);
+  await fleet.work();
+  return loaded(fleet, id);
+}
+
+const restoreOf = async (fleet: EvacuationFleet, index: number) => {
+  const host = await fleet.ports.hosts.byId(hostId(index));
+  assert.ok(host);
+  return freshRestore(fleet.ports, host, { ...wishOf(fleet), skip: [] });
+};
+const wants = ({ domains }: EvacuationState) => domains.map(({ domain, homeId }) => `${domain.name}@${homeId.at(-1)}`);
+
+test("what arrived after its evacuation had ended belongs home as well, also where it was moved on since", async () => {
+  const fleet = await evacuationFleet([numbered(1)]);
+  const of = await stranded(fleet, "completed");
+  assert.deepEqual(wants(await restoreOf(fleet, 1)), ["web1@2"]);
+  assert.deepEqual(wants(await freshUndo(fleet.ports, of, wishOf(fleet))), ["web1@2"]);
+  fleet.pass(120_000);
+  for (const index of [1, 2, 3]) await fleet.ports.hosts.seen(hostId(index), { at: fleet.ports.clock.now() });
+  const second = await fleet.ports.hosts.byId(hostId(2));
+  assert.ok(second);
+  const on = await freshEvacuation(fleet.ports, second, wishOf(fleet, { to: [hostId(3)] }));
+  await fleet.evacuations.request(on, Number.POSITIVE_INFINITY);
+  await fleet.live();
+  assert.deepEqual(await fleet.places(), { web1: "host3" });
+  assert.deepEqual(wants(await restoreOf(fleet, 1)), ["web1@3"]);
+});
+
+test("what never arrived and a person has moved there since is not taken back", async () => {
+  const fleet = await evacuationFleet([numbered(1)]);
+  const of = await stranded(fleet, "rolledBack");
+  const [row] = await fleet.ports.hosts.domainsOf(hostId(1));
+  assert.ok(row);
+  const { hostId: _, ...domain } = row;
+  await fleet.ports.hosts.putInventory(hostId(1), { full: false, domains: [], gone: [domain.uuid] });
+  await fleet.ports.hosts.putInventory(hostId(2), { full: false, domains: [domain], gone: [] });
+  assert.deepEqual(wants(await restoreOf(fleet, 1)), []);
+  assert.deepEqual(wants(await freshUndo(fleet.ports, of, wishOf(fleet))), []);
 });
