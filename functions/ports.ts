@@ -17,6 +17,8 @@ import type { ChronicleEntry, ChronicleEvent } from "./core/chronicle-event.ts";
 import type { EvacuationState, EvacuationSummary } from "./core/evacuation-state.ts";
 import type { RuleCredential, RuleRecord, RuleState } from "./core/rule-state.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
+import type { WebhookRecord } from "./core/webhook.ts";
+import type { WebhookDelivery } from "./core/webhook-delivery.ts";
 
 export interface Clock {
   /** RFC 3339 UTC with milliseconds. */
@@ -128,6 +130,23 @@ export interface RuleStore {
   credentials(name: string): Promise<RuleCredential[]>;
   addCredential(credential: RuleCredential): Promise<void>;
   removeCredential(name: string, id: string): Promise<boolean>;
+}
+
+/** Outgoing webhooks and how their deliveries stand. Strongly consistent. Each write is one conditional write over `version - 1`; 1 is the first. */
+export interface WebhookStore {
+  load(name: string): Promise<WebhookRecord | null>;
+  /** By name. */
+  list(): Promise<WebhookRecord[]>;
+  commit(record: WebhookRecord): Promise<CommitResult>;
+  /** Only this version of it. One that is gone already is removed. */
+  remove(record: WebhookRecord): Promise<CommitResult>;
+
+  /** Of a webhook's id; null: nothing was delivered yet. */
+  delivery(webhookId: string): Promise<WebhookDelivery | null>;
+  deliveries(): Promise<WebhookDelivery[]>;
+  commitDelivery(delivery: WebhookDelivery): Promise<CommitResult>;
+  /** Whatever its version: for a webhook that is gone. */
+  removeDelivery(webhookId: string): Promise<void>;
 }
 
 /** What was heard before. A claim that is past its time is as none. */

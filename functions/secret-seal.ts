@@ -16,11 +16,14 @@ export interface SecretSeal {
   open(sealed: string, context: string): Promise<string | null>;
 }
 
-/** A seal by the control key. The key is derived at the first use and kept. */
+/** A seal by the control key. The key is derived at the first use and kept; where that fails, the next use tries again. */
 export function createSecretSeal(ports: { ids: Ids; tickets: TicketSigner }): SecretSeal {
   let derived: Promise<CryptoKey> | null = null;
   const key = () => {
-    derived ??= derive(ports.tickets);
+    derived ??= derive(ports.tickets).catch((error: unknown) => {
+      derived = null;
+      throw error;
+    });
     return derived;
   };
   return {

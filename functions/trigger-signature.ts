@@ -1,6 +1,6 @@
 /**
- * Standard Webhooks: `webhook-signature` over `id.timestamp.` and the bytes of the body as they came. `v1` is HMAC-SHA256 by a shared secret
- * (`whsec_` and base64), `v1a` Ed25519 by the sender's key (`whpk_` and base64). Comparing is WebCrypto's, in constant time.
+ * Standard Webhooks, those that come in and those that go out: `webhook-signature` over `id.timestamp.` and the bytes of the body as they came. `v1` is
+ * HMAC-SHA256 by a shared secret (`whsec_` and base64), `v1a` Ed25519 by the sender's key (`whpk_` and base64). Comparing is WebCrypto's, in constant time.
  */
 
 /** A message older or newer than this is none: within it, its id is remembered. */
@@ -50,10 +50,7 @@ export interface TriedKey {
 
 /** Whether one of the keys that count has made one of the signatures. Every key tries every signature of its kind: the time does not tell which. */
 export async function isSignedBy(message: SignedMessage, keys: readonly TriedKey[]): Promise<boolean> {
-  const head = new TextEncoder().encode(`${message.id}.${message.timestamp}.`);
-  const signed = new Uint8Array(head.length + message.body.length);
-  signed.set(head);
-  signed.set(message.body, head.length);
+  const signed = signedBytes(message);
   const signatures = message.signature.split(" ").slice(0, signaturesMax);
   let valid = false;
   for (const { kind, bytes, counts } of keys) {
@@ -68,4 +65,25 @@ export async function isSignedBy(message: SignedMessage, keys: readonly TriedKey
     }
   }
   return valid;
+}
+
+/** The header of a message that goes out: a `v1` signature by each secret (`secretBytes`), in their order. */
+export async function signatureOf(
+  message: Omit<SignedMessage, "signature">,
+  secrets: readonly Uint8Array<ArrayBuffer>[],
+): Promise<string> {
+  const signed = signedBytes(message);
+  const signatures = secrets.map(async (secret) => {
+    const key = await crypto.subtle.importKey("raw", secret, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+    return `v1,${Buffer.from(await crypto.subtle.sign("HMAC", key, signed)).toString("base64")}`;
+  });
+  return (await Promise.all(signatures)).join(" ");
+}
+
+function signedBytes({ id, timestamp, body }: Omit<SignedMessage, "signature">): Uint8Array<ArrayBuffer> {
+  const head = new TextEncoder().encode(`${id}.${timestamp}.`);
+  const signed = new Uint8Array(head.length + body.length);
+  signed.set(head);
+  signed.set(body, head.length);
+  return signed;
 }
