@@ -3,10 +3,12 @@
  * it with their records, so that a journal which nobody will ever close is found (I4). Only said to functions that know it.
  */
 import { journalsMax } from "#protocol/limits";
-import { type OpenJournal, offeredFeatures, type UpMessage } from "#protocol/message";
+import type { OpenJournal, offeredFeatures, UpMessage } from "#protocol/message";
 
 /** A journal that was left over is as old as the migration's end; a minute finds it soon enough. */
 const everyMs = 60_000;
+
+const feature: (typeof offeredFeatures)[number] = "journals.1";
 
 export interface OpenJournalsParts {
   send(message: UpMessage): boolean;
@@ -22,7 +24,7 @@ export function openJournals(records: ReturnType<OpenJournalsParts["records"]>):
 
 /** Starts for one session; returns what ends it. `features` are the welcome's. */
 export function sayOpenJournals({ send, records }: OpenJournalsParts, features: readonly string[]): () => void {
-  if (!offeredFeatures.every((feature) => features.includes(feature))) return () => {};
+  if (!features.includes(feature)) return () => {};
   let saidNone = false;
   const say = () => {
     const migrations = openJournals(records());

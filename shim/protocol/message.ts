@@ -30,7 +30,7 @@ export const protocolVersions = { min: 1, max: 1 } as const;
 export const protocolFeatures = ["bundle.1", "snapshot.tree.1", "blob.bucket.1", "peer.1"] as const;
 
 /** What the functions understand besides, told in the welcome: a shim says these things only to functions that do. */
-export const offeredFeatures = ["journals.1"] as const;
+export const offeredFeatures = ["journals.1", "shutdown.1"] as const;
 
 const versionsSchema = z.object({ min: z.int(), max: z.int() });
 const featuresSchema = z.array(z.string().check(z.maxLength(64))).check(z.maxLength(64));
@@ -138,6 +138,12 @@ export const answerSchema = z.discriminatedUnion("ok", [
 ]);
 export type Answer = z.infer<typeof answerSchema>;
 
+/** One for each time that somebody asks a host to shut down; goes into keys and into the chronicle's ids as it is. */
+export const shutdownIdSchema = z.string().check(z.regex(/^[A-Za-z0-9-]{1,40}$/));
+export const shutdownStateSchema = z.enum(["requested", "withdrawn"]);
+/** `shutdown +N` takes up to years; more than a month ahead is told when it is nearer. */
+export const shutdownBudgetMsMax = 31 * 86_400_000;
+
 /** From the functions to a shim. */
 export const downMessageSchema = z.discriminatedUnion("type", [
   z.object({
@@ -175,6 +181,8 @@ export const downMessageSchema = z.discriminatedUnion("type", [
   }),
   z.object({ type: z.literal("grantRefused"), request: idSchema, fault: faultSchema }),
   z.object({ type: z.literal("query"), queryId: idSchema, query: querySchema }),
+  /** The answer to `shutdown`, and to nothing else: it is stored, and need not be said again. */
+  z.object({ type: z.literal("shutdownHeard"), requestId: shutdownIdSchema, state: shutdownStateSchema }),
 ]);
 export type DownMessage = z.infer<typeof downMessageSchema>;
 
@@ -247,6 +255,21 @@ export const upMessageSchema = z.discriminatedUnion("type", [
     ]),
   }),
   z.object({ type: z.literal("answered"), queryId: idSchema, answer: answerSchema }),
+  /**
+   * Somebody has asked this host to shut down, or taken that back. It names no host: it is always the one that speaks. Repeated until it is
+   * heard. Feature `shutdown.1`.
+   */
+  z.object({
+    type: z.literal("shutdown"),
+    requestId: shutdownIdSchema,
+    state: shutdownStateSchema,
+    /** In the host's words: poweroff, reboot, halt, kexec, ...; null: it does not say. */
+    kind: z.nullable(z.string().check(z.maxLength(32))),
+    /** When the shim first saw it, by this host's clock. */
+    at: z.string().check(z.maxLength(64)),
+    /** From now on: how long this host surely still runs. A duration, for clocks differ. */
+    budgetMs: z.int().check(z.minimum(0), z.maximum(shutdownBudgetMsMax)),
+  }),
 ]);
 export type UpMessage = z.infer<typeof upMessageSchema>;
 
