@@ -151,12 +151,12 @@ export interface WebhookStore {
 
 /** What was heard before. A claim that is past its time is as none. */
 export interface DedupStore {
-  /** True for the first who claims this key; it is held until `untilMs` (Unix time). */
-  first(key: string, untilMs: number): Promise<boolean>;
+  /** For the first who claims this key its claim; null: another has it. It is held until `untilMs` (Unix time). */
+  first(key: string, untilMs: number): Promise<string | null>;
   /** Holds a key until `untilMs`, whoever claimed it. */
   keep(key: string, untilMs: number): Promise<void>;
-  /** Lets it go: what it stood for did not happen. */
-  forget(key: string): Promise<void>;
+  /** Lets go of one's own claim: what it stood for did not happen. Another's, and what is kept, stays. */
+  forget(key: string, claim: string): Promise<void>;
 }
 
 /**

@@ -207,7 +207,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     if (record === null || record.deleted || record.paused) return { ...count, ignored: events.length };
     const keyOf = (event: TriggerEvent) => `${name} ${event.dedupkey}`;
     const untilMs = nowMs() + rememberedMs;
-    const fired: TriggerEvent[] = [];
+    const claims = new Map<TriggerEvent, string>();
     const resolved: TriggerEvent[] = [];
     await inParts(events, async (event) => {
       if (!isFor(record.rule, event) || (event.data.action === "resolve" && !event.data.whole)) count.ignored += 1;
@@ -215,9 +215,13 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
         // Kept even where its firing was never seen: the firing may come late, and then is over already.
         await dedup.keep(keyOf(event), untilMs);
         resolved.push(event);
-      } else if (await dedup.first(keyOf(event), nowMs() + claimMs)) fired.push(event);
-      else count.repeated += 1;
+      } else {
+        const claim = await dedup.first(keyOf(event), nowMs() + claimMs);
+        if (claim === null) count.repeated += 1;
+        else claims.set(event, claim);
+      }
     });
+    const fired = [...claims.keys()];
     if (fired.length + resolved.length === 0) return count;
     count.accepted = fired.length + resolved.length;
     try {
@@ -236,7 +240,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       await inParts(fired, (event) => dedup.keep(keyOf(event), heldUntil(decisions[fired.indexOf(event)], untilMs)));
     } catch (error) {
       // Not stored: the sender's next try shall be heard. What could not be let go lapses by itself.
-      await inParts(fired, (event) => dedup.forget(keyOf(event))).catch(() => undefined);
+      await inParts([...claims], ([event, claim]) => dedup.forget(keyOf(event), claim)).catch(() => undefined);
       throw error;
     }
     // The timer goes on where this fails: what was asked for is stored.

@@ -144,24 +144,28 @@ export class DynamoDedup implements DedupStore {
     this.#clock = clock;
   }
 
-  async first(key: string, untilMs: number): Promise<boolean> {
+  async first(key: string, untilMs: number): Promise<string | null> {
     const at = await keyOf(key);
     const claim = btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(claimBytes))));
     const written = await this.#table.put("what was heard before", claimed(at, untilMs, claim), {
       expression: "attribute_not_exists(pk) OR untilMs <= :now",
       values: { ":now": { N: String(Date.parse(this.#clock.now())) } },
     });
-    if (written === "written") return true;
+    if (written === "written") return claim;
     // An ambiguous write of our own stands there with our own claim.
-    return (await this.#table.get("what was heard before", at))?.claim?.S === claim;
+    return (await this.#table.get("what was heard before", at))?.claim?.S === claim ? claim : null;
   }
 
   async keep(key: string, untilMs: number): Promise<void> {
     await this.#table.put("what was heard before", claimed(await keyOf(key), untilMs, ""), always);
   }
 
-  async forget(key: string): Promise<void> {
-    await this.#table.delete("what was heard before", await keyOf(key), always);
+  async forget(key: string, claim: string): Promise<void> {
+    await this.#table.delete("what was heard before", await keyOf(key), {
+      expression: "#claim = :claim",
+      names: { "#claim": "claim" },
+      values: { ":claim": { S: claim } },
+    });
   }
 }
 

@@ -115,21 +115,36 @@ const cases: Record<string, (stores: Stores) => Promise<void>> = {
     const nowMs = Date.parse(clock.at);
     const key = `${ulid()} ${"x".repeat(3_000)}`;
     const claims = await Promise.all(Array.from({ length: 100 }, () => dedup.first(key, nowMs + 60_000)));
-    assert.equal(claims.filter(Boolean).length, 1);
+    assert.equal(claims.filter((claim) => claim !== null).length, 1);
     clock.at = "2026-11-01T00:00:59.999Z";
-    assert.equal(await dedup.first(key, nowMs + 120_000), false);
+    assert.equal(await dedup.first(key, nowMs + 120_000), null);
     clock.at = "2026-11-01T00:01:00.000Z";
-    assert.equal(await dedup.first(key, nowMs + 120_000), true);
+    assert.notEqual(await dedup.first(key, nowMs + 120_000), null);
   },
-  "a key is kept by anybody and let go": async ({ dedup, clock }) => {
+  "a claim is let go by who made it": async ({ dedup, clock }) => {
     clock.at = "2026-11-01T00:00:00.000Z";
     const untilMs = Date.parse(clock.at) + 60_000;
     const key = ulid();
-    await dedup.keep(key, untilMs);
-    assert.equal(await dedup.first(key, untilMs), false);
-    await dedup.forget(key);
-    await dedup.forget(key);
-    assert.equal(await dedup.first(key, untilMs), true);
+    const claim = await dedup.first(key, untilMs);
+    assert.ok(claim !== null);
+    await dedup.forget(key, claim);
+    await dedup.forget(key, claim);
+    assert.notEqual(await dedup.first(key, untilMs), null);
+  },
+  "who comes late lets go of nobody else's claim, and of nothing that is kept": async ({ dedup, clock }) => {
+    clock.at = "2026-11-01T00:00:00.000Z";
+    const nowMs = Date.parse(clock.at);
+    const key = ulid();
+    const first = await dedup.first(key, nowMs + 60_000);
+    clock.at = "2026-11-01T00:01:00.000Z";
+    const second = await dedup.first(key, nowMs + 120_000);
+    assert.ok(first !== null && second !== null);
+    await dedup.forget(key, first);
+    assert.equal(await dedup.first(key, nowMs + 120_000), null);
+    await dedup.keep(key, nowMs + 600_000);
+    await dedup.forget(key, second);
+    clock.at = "2026-11-01T00:05:00.000Z";
+    assert.equal(await dedup.first(key, nowMs + 600_000), null);
   },
 };
 

@@ -65,24 +65,27 @@ export class MemoryRules implements RuleStore {
 }
 
 export class MemoryDedup implements DedupStore {
-  readonly #untilMs = new Map<string, number>();
+  readonly #held = new Map<string, { untilMs: number; claim: string }>();
   readonly #clock: Clock;
+  #claims = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  async first(key: string, untilMs: number): Promise<boolean> {
-    if ((this.#untilMs.get(key) ?? 0) > Date.parse(this.#clock.now())) return false;
-    this.#untilMs.set(key, untilMs);
-    return true;
+  async first(key: string, untilMs: number): Promise<string | null> {
+    if ((this.#held.get(key)?.untilMs ?? 0) > Date.parse(this.#clock.now())) return null;
+    this.#claims += 1;
+    const claim = `claim ${this.#claims}`;
+    this.#held.set(key, { untilMs, claim });
+    return claim;
   }
 
   async keep(key: string, untilMs: number): Promise<void> {
-    this.#untilMs.set(key, untilMs);
+    this.#held.set(key, { untilMs, claim: "" });
   }
 
-  async forget(key: string): Promise<void> {
-    this.#untilMs.delete(key);
+  async forget(key: string, claim: string): Promise<void> {
+    if (this.#held.get(key)?.claim === claim) this.#held.delete(key);
   }
 }
