@@ -15,6 +15,8 @@ import type {
 import type { BundleTask } from "./core/bundle-task.ts";
 import type { ChronicleEntry, ChronicleEvent } from "./core/chronicle-event.ts";
 import type { EvacuationState, EvacuationSummary } from "./core/evacuation-state.ts";
+import type { InventoryCount } from "./core/metric-inventory.ts";
+import type { MetricRecord } from "./core/metric-totals.ts";
 import type { RuleCredential, RuleRecord, RuleState } from "./core/rule-state.ts";
 import type { MigrationState, StoredBlob } from "./core/state.ts";
 import type { WebhookRecord } from "./core/webhook.ts";
@@ -170,6 +172,26 @@ export interface Chronicle {
   after(page: { at: string | null; until: string | null; limit: number }): Promise<ChronicleEntry[]>;
   /** Newest first, before `at` (null: from the newest). */
   before(page: { at: string | null; limit: number }): Promise<ChronicleEntry[]>;
+}
+
+/** What `/metrics` keeps: totals of the chronicle, and what would be too dear to find out at each scrape. */
+export interface MetricStore {
+  /** All of it in one request, strongly consistent: what was committed before is in it. */
+  load(): Promise<MetricsKept>;
+  /** One conditional write over `version - 1`; 1 is the first. The same again is our own. */
+  commit(record: MetricRecord): Promise<CommitResult>;
+  putInventory(count: InventoryCount): Promise<void>;
+  /** These tasks of the timer have done their work, at this time. */
+  succeeded(tasks: readonly string[], at: string): Promise<void>;
+}
+
+export interface MetricsKept {
+  /** Null: nothing was ever counted. */
+  record: MetricRecord | null;
+  /** Null: the inventories were never counted. */
+  inventory: InventoryCount | null;
+  /** When each of the timer's tasks has done its work last. */
+  tasks: Record<string, string>;
 }
 
 export interface HostRecord {

@@ -4,8 +4,9 @@
  */
 import { bundleMsKept, type Drift, type DriftHost, type DriftMigration, drifts, type FleetView } from "./core/drift.ts";
 import { pageRowsMax } from "./core/limits.ts";
+import { countInventory } from "./core/metric-inventory.ts";
 import type { MigrationState } from "./core/state.ts";
-import type { MigrationSummary, Ports } from "./ports.ts";
+import type { MetricStore, MigrationSummary, Ports } from "./ports.ts";
 
 export interface Findings {
   at: string;
@@ -33,7 +34,8 @@ const readsAtOnce = 16;
 /** Reading all inventories each minute would cost more than everything else that an idle fleet does. */
 const tickEveryMinutes = 10;
 
-export function createReconciler(ports: Ports): Reconciler {
+/** `metrics`: where the timer's look leaves the count of the domains that it has read anyway. */
+export function createReconciler(ports: Ports, metrics?: Pick<MetricStore, "putInventory">): Reconciler {
   const { clock, hosts, migrations, log, pace } = ports;
 
   async function inventories(): Promise<DriftHost[]> {
@@ -85,16 +87,17 @@ export function createReconciler(ports: Ports): Reconciler {
     };
   }
 
+  const findingsOf = ({ view, complete }: { view: FleetView; complete: boolean }): Findings => ({
+    at: view.at,
+    hosts: view.hosts.length,
+    migrations: view.migrations.length,
+    complete,
+    drifts: drifts(view),
+  });
+
   const reconciler: Reconciler = {
     async look() {
-      const looked = await view();
-      return {
-        at: looked.view.at,
-        hosts: looked.view.hosts.length,
-        migrations: looked.view.migrations.length,
-        complete: looked.complete,
-        drifts: drifts(looked.view),
-      };
+      return findingsOf(await view());
     },
 
     async repair(findings) {
@@ -112,10 +115,12 @@ export function createReconciler(ports: Ports): Reconciler {
 
     async tick() {
       if (new Date(clock.now()).getUTCMinutes() % tickEveryMinutes !== 0) return;
-      const findings = await reconciler.look();
+      const looked = await view();
+      const findings = findingsOf(looked);
       for (const { code, severity, domain, hosts: names, migration, cause } of findings.drifts)
         log.write(levels[severity], "drift", { code, domain: domain?.uuid ?? null, hosts: names, migration, cause });
       await reconciler.repair(findings);
+      await metrics?.putInventory(countInventory(looked.view.at, looked.view.hosts));
     },
   };
   return reconciler;

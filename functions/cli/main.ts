@@ -1,10 +1,10 @@
 #!/usr/bin/env node
+import { version } from "../version.ts";
 /** The `vmferry` program: streams, signals and the exit code around `runCli`. */
 import { runCli } from "./cli.ts";
 import { paceDefault } from "./command.ts";
 import { exitCodes } from "./exit-code.ts";
 import { streamTerminal } from "./terminal.ts";
-import { version } from "./version.ts";
 
 const stop = new AbortController();
 for (const name of ["SIGINT", "SIGTERM"] as const)

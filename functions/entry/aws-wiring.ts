@@ -97,8 +97,8 @@ export interface AwsWiring {
   /** How long the carrier lets a connection live. */
   lifeMs: number;
   progressMs: number;
-  /** For the HTTP face, which only one of the functions has in its bundle; it adds the rules. */
-  deps: Omit<AppDeps, "rules">;
+  /** For the HTTP face, which only one of the functions has in its bundle; it adds the rules and the metrics. */
+  deps: Omit<AppDeps, "rules" | "metrics">;
 }
 
 /** Lambda gives a process one invocation at a time, so the log can say which without being told. */
@@ -188,7 +188,7 @@ function wired(env: AwsEnv): AwsWiring {
       evacuations,
       adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
       publicUrl: env.PUBLIC_URL,
-      storeMetrics: () => counter.text(),
+      storeMetrics: (isolate) => counter.text(isolate),
       door: { socket: env.SOCKET_URL, hello: "connect" },
     },
   };

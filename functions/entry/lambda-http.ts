@@ -5,6 +5,8 @@
 import { createApp } from "../http/app.ts";
 import type { EventsCarrier } from "../http/deps.ts";
 import { faultOf, problemResponse } from "../http/problem.ts";
+import { version } from "../version.ts";
+import { metricsOf } from "./aws-metrics.ts";
 import { rulesOf } from "./aws-rules.ts";
 import { type AwsWiring, invoked, wireAws } from "./aws-wiring.ts";
 import { isStreamingRuntime, type ProxyResponse, proxyResponse, requestOf, streamResponse } from "./lambda-request.ts";
@@ -42,7 +44,13 @@ function front(carrier: EventsCarrier, answerMsMax?: number): (event: unknown, c
 }
 
 const appOf = (wiring: AwsWiring, eventsCarrier: EventsCarrier, answerMsMax: number | undefined) =>
-  createApp({ ...wiring.deps, rules: rulesOf(wiring), eventsCarrier, answerMsMax });
+  createApp({
+    ...wiring.deps,
+    rules: rulesOf(wiring),
+    metrics: { counter: metricsOf(wiring).counter, version },
+    eventsCarrier,
+    answerMsMax,
+  });
 
 const whole = front(bufferedEvents, bufferedAnswerMsMax);
 

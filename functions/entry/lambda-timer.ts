@@ -4,6 +4,7 @@
  */
 import { everyMinute } from "../minute.ts";
 import { createReconciler } from "../reconciler.ts";
+import { metricsOf } from "./aws-metrics.ts";
 import { rulesOf } from "./aws-rules.ts";
 import { invoked, wireAws } from "./aws-wiring.ts";
 
@@ -14,11 +15,15 @@ export async function handler(_event: unknown, context?: { awsRequestId?: string
   const count = async (active: Promise<number>) => {
     looked += await active;
   };
-  await everyMinute(wiring.ports.log, {
+  const { ports } = wiring;
+  const { metrics, counter } = metricsOf(wiring);
+  const tasks = {
     migrations: () => count(wiring.runner.tick()),
     evacuations: () => count(wiring.evacuations.tick()),
     rules: () => rulesOf(wiring).runner.tick(),
-    drift: () => createReconciler(wiring.ports).tick(),
-  });
+    drift: () => createReconciler(ports, metrics).tick(),
+    metrics: () => counter.tick(),
+  };
+  await everyMinute(ports.log, tasks, (done) => metrics.succeeded(done, ports.clock.now()));
   return { looked };
 }

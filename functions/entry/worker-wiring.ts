@@ -4,7 +4,8 @@ import { heartbeatMs } from "#protocol/limits";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
 import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
-import { type Ports, paceOf } from "../ports.ts";
+import { createMetricCounter, type MetricCounter } from "../metric-counter.ts";
+import { type MetricStore, type Ports, paceOf } from "../ports.ts";
 import { preflightMemory } from "../preflights.ts";
 import { createReconciler, type Reconciler } from "../reconciler.ts";
 import { createRules } from "../rule-fleet.ts";
@@ -14,9 +15,11 @@ import { DurableSockets } from "../socket/durable-sockets.ts";
 import { DurableFeed, type FeedStub } from "../socket/feed.ts";
 import type { HostSocketStub } from "../socket/host-socket.ts";
 import type { ObjectNamespace } from "../socket/object-namespace.ts";
+import { DynamoMetrics } from "../store/dynamo-metrics.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
+import { version } from "../version.ts";
 import { ruleStoresOf } from "./rule-stores.ts";
 import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
 
@@ -49,6 +52,8 @@ export interface Wiring {
   evacuations: EvacuationRunner;
   ruleRunner: RuleRunner;
   reconciler: Reconciler;
+  metrics: MetricStore;
+  metricCounter: MetricCounter;
   app: { fetch(request: Request): Response | Promise<Response> };
   face: ((request: Request) => Promise<Response>) | null;
 }
@@ -111,6 +116,8 @@ export function wire(env: WorkerEnv): Wiring {
   };
   const { runner, evacuations } = createRunners(ports, memory);
   const rules = createRules(ports, ruleStoresOf(table), evacuations);
+  const metrics = new DynamoMetrics(table);
+  const metricCounter = createMetricCounter({ ...ports, metrics });
   const app = createApp({
     ports,
     runner,
@@ -118,14 +125,17 @@ export function wire(env: WorkerEnv): Wiring {
     rules,
     adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
     publicUrl: env.PUBLIC_URL,
-    storeMetrics: () => counter.text(),
+    metrics: { counter: metricCounter, version },
+    storeMetrics: (isolate) => counter.text(isolate),
   });
   const wiring = {
     ports,
     runner,
     evacuations,
     ruleRunner: rules.runner,
-    reconciler: createReconciler(ports),
+    reconciler: createReconciler(ports, metrics),
+    metrics,
+    metricCounter,
     face,
     app: { fetch: (request: Request) => app.fetch(request) },
   };

@@ -37,12 +37,14 @@ export default {
   },
 
   async scheduled(_event: unknown, env: WorkerEnv): Promise<void> {
-    const { ports, runner, evacuations, ruleRunner, reconciler } = wire(env);
-    await everyMinute(ports.log, {
+    const { ports, runner, evacuations, ruleRunner, reconciler, metrics, metricCounter } = wire(env);
+    const tasks = {
       migrations: () => runner.tick(),
       evacuations: () => evacuations.tick(),
       rules: () => ruleRunner.tick(),
       drift: () => reconciler.tick(),
-    });
+      metrics: () => metricCounter.tick(),
+    };
+    await everyMinute(ports.log, tasks, (done) => metrics.succeeded(done, ports.clock.now()));
   },
 };

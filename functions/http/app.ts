@@ -13,8 +13,10 @@ import { doorRoutes } from "./door.ts";
 import { driftRoutes } from "./drift.ts";
 import { enrolmentRoutes } from "./enrolments.ts";
 import { evacuationRoutes } from "./evacuations.ts";
-import { healthRoutes, RequestCounts } from "./health.ts";
+import { healthRoutes } from "./health.ts";
 import { hostRoutes } from "./hosts.ts";
+import { metricsRoutes } from "./metrics.ts";
+import { RequestCounts } from "./metrics-requests.ts";
 import { migrationRoutes } from "./migrations.ts";
 import { openApiDocument } from "./openapi.ts";
 import { fault, faultOf, problemResponse } from "./problem.ts";
@@ -39,7 +41,8 @@ export function appRoutes(deps: AppDeps, requests = new RequestCounts()): Route[
   };
   let document: Record<string, unknown> | null = null;
   const routes: Route[] = [
-    ...healthRoutes(deps, requests, isolateName),
+    ...healthRoutes(deps),
+    ...metricsRoutes(deps, requests, isolateName),
     route({
       method: "GET",
       path: "/v1/openapi.json",

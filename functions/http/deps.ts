@@ -9,6 +9,7 @@ import type { BundleTask } from "../core/bundle-task.ts";
 import type { Cron } from "../core/schedule.ts";
 import type { HostRef, MigrationState } from "../core/state.ts";
 import type { EvacuationRunner } from "../evacuation-runner.ts";
+import type { MetricCounter } from "../metric-counter.ts";
 import type { Ports, RuleStore } from "../ports.ts";
 import type { RuleBook } from "../rule-book.ts";
 import type { RuleRunner } from "../rule-runner.ts";
@@ -48,18 +49,27 @@ export interface RuleFace {
   cron: Cron;
 }
 
+/** What `/metrics` tells beyond what is so at this moment. */
+export interface MetricFace {
+  counter: Pick<MetricCounter, "view">;
+  /** Of vmferry. */
+  version: string;
+}
+
 export interface AppDeps {
   ports: Ports;
   runner: Requests;
   evacuations: Pick<EvacuationRunner, "plan" | "request" | "cancel">;
   /** Absent: this deployment runs no rules, and says so. */
   rules?: RuleFace | undefined;
+  /** Absent: `/metrics` tells only what is so at this moment and what this isolate has done. */
+  metrics?: MetricFace | undefined;
   /** SHA-256 of the admin token, hex; null: there is none and only API tokens open the door. */
   adminTokenSha256: string | null;
   /** The address under which clients reach us; absent: what the request itself was sent to. */
   publicUrl?: string | undefined;
-  /** The adapters' own counters in this isolate as Prometheus text (`RequestCounter.text`), appended to `/metrics`. */
-  storeMetrics?: (() => string) | undefined;
+  /** The adapters' own counters in this isolate, which is given by its name, as Prometheus text (`RequestCounter.text`), appended to `/metrics`. */
+  storeMetrics?: ((isolate: string) => string) | undefined;
   /** How long an event stream waits for the feed before it looks into the store and says it is alive. */
   eventsIdleMs?: number | undefined;
   /** What carries our answers gives up after this; absent: it waits as long as it takes. */

@@ -34,17 +34,18 @@ export class RequestCounter {
     return sum;
   }
 
-  /** Prometheus text format. */
-  text(): string {
+  /** Prometheus text format. `isolate` names whose counts these are, where others are told by the same name. */
+  text(isolate?: string): string {
     const families = [
       ["vmferry_store_requests_total", "Requests to a store, attempts counted.", "requests"],
       ["vmferry_store_sent_bytes_total", "Body bytes sent to a store.", "sentBytes"],
       ["vmferry_store_received_bytes_total", "Body bytes received from a store.", "receivedBytes"],
     ] as const;
+    const owner = isolate === undefined ? "" : `isolate="${isolate}",`;
     const lines: string[] = [];
     for (const [name, help, field] of families) {
       lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} counter`);
-      for (const [labels, count] of this.#counts) lines.push(`${name}{${labels}} ${count[field]}`);
+      for (const [labels, count] of this.#counts) lines.push(`${name}{${owner}${labels}} ${count[field]}`);
     }
     return `${lines.join("\n")}\n`;
   }

@@ -20,7 +20,7 @@ export type StoreCounts = Map<string, StoreCount>;
 
 const fields = { requests: "requests", sent_bytes: "sentBytes", received_bytes: "receivedBytes" } as const;
 const line =
-  /^vmferry_store_(requests|sent_bytes|received_bytes)_total\{store="(\w+)",operation="(\w+)"\} (\d+(?:\.\d+)?)$/;
+  /^vmferry_store_(requests|sent_bytes|received_bytes)_total\{isolate="\w+",store="(\w+)",operation="(\w+)"\} (\d+(?:\.\d+)?)$/;
 
 export async function readStoreCounts(fleet: Fleet): Promise<StoreCounts> {
   const response = await fetch(`${fleet.url}/metrics`, { headers: { authorization: `Bearer ${await fleet.token()}` } });

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
-import { version } from "#functions/cli/version";
+import { version } from "#functions/version";
 import { Running } from "#lab/fleet";
 import type { Host } from "#lab/host";
 import { doorPath } from "#protocol/identity";

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { createRunners } from "#functions/evacuation-runner";
 import { createApp } from "#functions/http/app";
+import { createMetricCounter } from "#functions/metric-counter";
 import { type FeedEvent, type HostRecord, type Ports, paceOf } from "#functions/ports";
 import { preflightMemory } from "#functions/preflights";
 import { createRules } from "#functions/rule-fleet";
@@ -25,6 +26,7 @@ import {
 import { controlSigner } from "#test/fake/control-key";
 import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { documented } from "#test/fake/memory-document";
+import { MemoryMetrics } from "#test/fake/memory-metrics";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
 import {
   MemoryBundleTasks,
@@ -213,11 +215,14 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
   };
   const { runner, evacuations } = createRunners(ports, preflightMemory());
   const rules = createRules(ports, { rules: new MemoryRules(), dedup: new MemoryDedup(clock) }, evacuations);
+  const metrics = new MemoryMetrics();
+  const metricCounter = createMetricCounter({ ...ports, metrics });
   const app = createApp({
     ports,
     runner,
     evacuations,
     rules,
+    metrics: { counter: metricCounter, version: "0.0.0-test" },
     adminTokenSha256: sha256(adminToken),
     storeMetrics: () => script.storeMetrics,
     eventsIdleMs: options.eventsIdleMs,
@@ -303,6 +308,8 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     runner,
     evacuations,
     rules,
+    metrics,
+    metricCounter,
     script,
     feed,
     addHost,

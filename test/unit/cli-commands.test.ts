@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { commands } from "#functions/cli/command-table";
-import { version } from "#functions/cli/version";
+import { version } from "#functions/version";
 import type { BundleEntry } from "#protocol/bundle";
 import { writeBundle } from "#protocol/bundle-writer";
 import { adminToken, domainNamed, hostId, type MemoryFleet, memoryFleet, webUuid } from "#test/fake/memory-fleet";
