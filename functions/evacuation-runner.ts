@@ -11,7 +11,7 @@ import { evacuate } from "./core/evacuation.ts";
 import type { EvacuationEffect, EvacuationEvent } from "./core/evacuation-event.ts";
 import { evacuationPlan, type Planner, strayed } from "./core/evacuation-plan.ts";
 import { isEnded } from "./core/evacuation-result.ts";
-import type { EvacuationState } from "./core/evacuation-state.ts";
+import { type EvacuationState, hasClosedHost } from "./core/evacuation-state.ts";
 import { commitAttemptsMax, startMsMax } from "./core/limits.ts";
 import { plan as planner } from "./core/placement.ts";
 import type { Plan } from "./core/placement-view.ts";
@@ -427,9 +427,9 @@ function faultOf({ failure }: MigrationState): FaultBody | null {
 }
 
 /** The effects of its end, for whoever finds that they were lost: an ended state is final and says no more by itself. */
-function endEffects({ kind, status, cordoned, host, domains, timeline }: EvacuationState): EvacuationEffect[] {
-  const closedByUs = timeline.some(({ note }) => note === "the host is closed to new domains");
-  const opens = kind === "evacuate" && status === "cancelled" && !cordoned && closedByUs;
+function endEffects(state: EvacuationState): EvacuationEffect[] {
+  const { kind, status, cordoned, host, domains } = state;
+  const opens = kind === "evacuate" && status === "cancelled" && !cordoned && hasClosedHost(state);
   const opened = opens && !domains.some(({ state }) => state === "moved");
   return [...(opened ? [{ type: "uncordon" as const, hostId: host.id }] : []), { type: "release" }];
 }

@@ -17,7 +17,7 @@ import {
   runningOf,
 } from "./evacuation-limits.ts";
 import { heldFault, settledByOthers, stop } from "./evacuation-result.ts";
-import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
+import { closedNote, type EvacuationDomain, type EvacuationState } from "./evacuation-state.ts";
 import { type Networks, touched } from "./network.ts";
 import type { BlockedDomain, PlannedMove } from "./placement-view.ts";
 
@@ -60,7 +60,7 @@ function gate(draft: Draft, host: SeenHost | undefined): { draft: Draft; open: b
   if (host === undefined) return { draft, open: true };
   if (kind === "evacuate") {
     if (host.cordoned) return { draft, open: true };
-    const closing = note(change(draft, { cordoned: true }), "the host is closed to new domains");
+    const closing = note(change(draft, { cordoned: true, closedHost: true }), closedNote);
     return { draft: emit(closing, { type: "cordon", hostId: host.id }), open: true };
   }
   if (!cordoned) return { draft, open: true };

@@ -138,6 +138,7 @@ function fresh(
   const ms = Math.min(deadlineMs ?? deadlineMsDefault, deadlineMsMax);
   return {
     ...what,
+    closedHost: false,
     id,
     origin,
     policy,

@@ -99,6 +99,8 @@ export const evacuationStateSchema = z.object({
   policy: evacuationPolicySchema,
   /** We have closed the host to new domains, so we open it again where that is due. */
   cordoned: z.boolean(),
+  /** It was open and we have closed it, whatever it is now; absent in what was stored before this was kept: the story says. */
+  closedHost: z.optional(z.boolean()),
   domains: z.array(evacuationDomainSchema).check(z.maxLength(evacuationDomainsMax)),
   failuresInRow: z.int(),
   /** Why nothing is started at the moment: the mass-failure brake. Nothing is lost by it; it lifts by itself. */
@@ -108,6 +110,13 @@ export const evacuationStateSchema = z.object({
   timeline: z.array(z.object({ at: z.string(), domain: z.nullable(z.string()), note: z.string() })),
 });
 export type EvacuationState = z.infer<typeof evacuationStateSchema>;
+
+/** The line of its story when it closes its host. */
+export const closedNote = "the host is closed to new domains";
+
+/** Whether it has closed its host itself. Of what was stored before that was a field, its story says. */
+export const hasClosedHost = ({ closedHost, timeline }: EvacuationState): boolean =>
+  closedHost ?? timeline.some(({ note }) => note === closedNote);
 
 /** What a list shows: how many domains are in which state, instead of the domains. */
 export const evacuationSummarySchema = z.object({

@@ -263,3 +263,33 @@ test("what never arrived and a person has moved there since is not taken back", 
   assert.deepEqual(wants(await restoreOf(fleet, 1)), []);
   assert.deepEqual(wants(await freshUndo(fleet.ports, of, wishOf(fleet))), []);
 });
+
+test("that it has closed the host is known by its record, not by a line of its story that may have been dropped", async () => {
+  const fleet = await evacuationFleet([numbered(1)], { hosts: { 2: { lastSeenAt: null }, 3: { lastSeenAt: null } } });
+  const { evacuations, hosts } = fleet.ports;
+  const isClosed = async () => (await hosts.byId(hostId(1)))?.cordoned;
+  /** Cancelled with nothing moved; its last effects were lost, and the story is as told. */
+  async function cancelled(story: (line: { note: string }) => boolean, old = false): Promise<void> {
+    const { id } = await begin(fleet);
+    await fleet.evacuations.cancel(id, "somebody");
+    assert.equal(await isClosed(), false);
+    const { closedHost, ...ended } = await loaded(fleet, id);
+    const timeline = ended.timeline.filter(story);
+    const version = ended.version + 1;
+    await evacuations.commit({ ...ended, ...(old ? {} : { closedHost }), timeline, version });
+    await hosts.setCordoned(hostId(1), true);
+    await evacuations.claim(hostId(1), id);
+    await fleet.evacuations.tick();
+    assert.deepEqual(await evacuations.claims(), []);
+  }
+  await cancelled(({ note }) => !note.includes("closed"));
+  assert.equal(await isClosed(), false);
+  // As it was stored before there was such a field.
+  await cancelled(() => true, true);
+  assert.equal(await isClosed(), false);
+  await cancelled(({ note }) => !note.includes("closed"), true);
+  assert.equal(await isClosed(), true);
+  // Closed by somebody before: it was not ours to open, whatever the story says.
+  const { id } = await begin(fleet);
+  assert.equal((await loaded(fleet, id)).closedHost, false);
+});
