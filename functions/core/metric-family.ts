@@ -97,13 +97,13 @@ export const countedFamilies = {
   ),
   snapshotsRestored: counted(
     "vmferry_snapshots_restored_total",
-    "Snapshots that were put back on a source because the migration was rolled back.",
+    "Snapshots that were found on a source again after the migration was rolled back.",
     [],
     alone,
   ),
   snapshotsQuarantined: counted(
     "vmferry_snapshots_quarantined_total",
-    "Broken records of snapshots that were left behind as they were, known and accepted.",
+    "Records of snapshots that lack their data: known, accepted, and moved as they are.",
     [],
     alone,
   ),
