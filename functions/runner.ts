@@ -12,6 +12,7 @@ import { receiptSignedText, ticketKindOf, ticketSignedText } from "#protocol/tic
 import { stands } from "./bundle-presence.ts";
 import { type BundleRequest, createBundleRunner, isBundleTask } from "./bundle-runner.ts";
 import type { BundleTask } from "./core/bundle-task.ts";
+import { migrationEnded, migrationStarted, migrationStranded } from "./core/chronicle-migration.ts";
 import { blobsOf, commandBody } from "./core/command-body.ts";
 import type { MigrationEvent, StoredReport } from "./core/event.ts";
 import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
@@ -22,6 +23,7 @@ import { type BlobName, blobNames, type MigrationState, type Pending } from "./c
 import { ticketedKinds, ticketOf } from "./core/ticket.ts";
 import { transition } from "./core/transition.ts";
 import type { Ports } from "./ports.ts";
+import { createTeller } from "./teller.ts";
 
 export interface Runner {
   /** The manual way: one export or restore. Throws `Fault` `domain.busy`. */
@@ -73,6 +75,7 @@ export function createRunner(
 ): Runner {
   const { clock, migrations, sockets, feed, log } = ports;
   const bundles = createBundleRunner(ports);
+  const tell = createTeller(ports);
 
   /** Applies an event; `null` when the migration does not exist. Loses no race: a conflict means somebody else's progress, so it loads again. */
   async function handle(id: string, event: MigrationEvent, payloads: Payloads = {}): Promise<MigrationState | null> {
@@ -107,11 +110,20 @@ export function createRunner(
         });
       }
     }
+    await tellStranded(state);
     await feed.publish(state.id, { type: "changed", version: state.version, state }).catch(() => {
       log.write("debug", "nobody was told of a change; watchers read the store", placeOf(state));
     });
     if (state.status === "stranded" || effects.some(({ type }) => type === "release")) await onEnded(state);
   }
+
+  const tellStranded = (state: MigrationState) =>
+    tell(migrationStranded(state)).catch((error: unknown) => {
+      log.write("warn", "a stranded migration is not written down yet; the timer repeats it", {
+        ...placeOf(state),
+        error: String(error),
+      });
+    });
 
   async function send(state: MigrationState, pending: Pending, payloads: Payloads): Promise<void> {
     const command = await materialise(state, pending, payloads);
@@ -162,8 +174,9 @@ export function createRunner(
     return { ...command, receipt: { ...receipt, signature: await ports.tickets.sign(text) } };
   }
 
-  /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands. */
+  /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands, so its end is told first. */
   async function release(state: MigrationState, keep: Side | null): Promise<void> {
+    await tell(migrationEnded(state));
     const sides = (["source", "destination"] as const).filter((side) => side !== keep);
     await migrations.unpoint(
       sides.map((side) => state[side].id),
@@ -319,6 +332,7 @@ export function createRunner(
     const state = await migrations.load(id);
     if (state === null) return [];
     if (state.step === "ended") {
+      await tell(migrationEnded(state));
       await migrations.unpoint([hostId], id);
       return [];
     }
@@ -338,10 +352,13 @@ export function createRunner(
     });
     if (!locked) {
       const fault = await busy(known.domain);
+      // It holds no lock by which the timer would find it: its host does, should its end not be told now.
+      await migrations.point([known.source.id], known.id);
       await handleLoaded(known, { type: "refused", at, fault: fault.toBody() }, {});
       throw fault;
     }
-    await migrations.point([known.source.id, known.destination.id], known.id);
+    const hosts = [known.source.id, known.destination.id];
+    await Promise.all([tell(migrationStarted(known)), migrations.point(hosts, known.id)]);
     return (await handleLoaded(known, { type: "requested", at }, {})) ?? known;
   }
 
@@ -393,6 +410,7 @@ export function createRunner(
       await start(state);
       return;
     }
+    await tellStranded(state);
     const at = clock.now();
     const unreachable: ("source" | "destination")[] = [];
     for (const side of ["source", "destination"] as const) {

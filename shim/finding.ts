@@ -14,8 +14,8 @@ export class Findings {
     this.#add("blocker", code, cause, action);
   }
 
-  risk(code: FaultCode, cause: string, action: string): void {
-    this.#add("risk", code, cause, action);
+  risk(code: FaultCode, cause: string, action: string, count?: number): void {
+    this.#add("risk", code, cause, action, count);
   }
 
   note(code: FaultCode, cause: string, action: string): void {
@@ -27,8 +27,9 @@ export class Findings {
     return this.#list.toSorted((one, other) => order[one.severity] - order[other.severity]).slice(0, findingsMax);
   }
 
-  #add(severity: Finding["severity"], code: FaultCode, cause: string, action: string): void {
+  #add(severity: Finding["severity"], code: FaultCode, cause: string, action: string, count?: number): void {
     const cut = (text: string) => (text.length > textCharsMax ? `${text.slice(0, textCharsMax - 1)}…` : text);
-    this.#list.push({ severity, code, cause: cut(cause), action: cut(action) });
+    const counted = count === undefined ? {} : { count };
+    this.#list.push({ severity, code, cause: cut(cause), action: cut(action), ...counted });
   }
 }

@@ -231,6 +231,7 @@ async function heldSnapshots(path: string, names: string[], findings: Findings):
     "snapshot.incomplete",
     `${path} lacks the data of ${seen.missing.length} of ${names.length} snapshots: ${seen.missing.slice(0, 5).join(", ")}. They cannot be reverted even here; their records are moved as they are.`,
     "Delete their metadata with `virsh snapshot-delete --metadata`, or accept the risk.",
+    seen.missing.length,
   );
   const missing = new Set(seen.missing);
   return names.filter((name) => !missing.has(name));

@@ -312,8 +312,11 @@ const restored: Advance<"restore"> = ({ draft, body, ms }) => {
   const { bundle } = draft.state;
   const same = bundle === null || body.tree.treeSha256 === bundle.treeSha256;
   const said = same ? "its tree compared" : "its tree has been changed by others since the export";
+  const strips = (draft.state.attempts.begin ?? 0) > 0 && body.absent !== true;
+  const { snapshots } = draft.state;
+  const counted = strips ? change(draft, { snapshots: { ...snapshots, restored: body.tree.snapshots } }) : draft;
   return undoDestination(
-    note(draft, {
+    note(counted, {
       side: "source",
       ms,
       note:

@@ -9,6 +9,7 @@ import * as z from "zod/mini";
 import { domainRefSchema, nameSchema } from "#protocol/command";
 import { hostIdSchema } from "#protocol/identity";
 import { evacuationStateSchema, evacuationSummarySchema } from "./evacuation-state.ts";
+import { originSchema } from "./origin.ts";
 import { failureSchema, migrationStateSchema, statusSchema, stepSchema } from "./state.ts";
 
 /** Of one event as JSON: a webhook's body stays below the 20 KB that Standard Webhooks recommend, and an index holds it whole. */
@@ -16,15 +17,6 @@ export const chronicleEventBytesMax = 8 * 1024;
 
 const host = z.object({ id: hostIdSchema, name: nameSchema });
 const nullableText = z.nullable(z.string());
-
-/** Who asked: a token's name, a rule, an evacuation on somebody's behalf. */
-export const originSchema = z.object({
-  by: z.string(),
-  /** The evacuation (undo, restore) that asked for this migration. */
-  evacuation: nullableText,
-  rule: nullableText,
-});
-export type Origin = z.infer<typeof originSchema>;
 
 const migrationCore = {
   id: z.string(),
@@ -48,9 +40,9 @@ const migrationResult = z.object({
   phasesMs: z.partialRecord(stepSchema, z.number()),
   snapshots: z.object({
     ...migrationStateSchema.shape.snapshots.shape,
-    /** Records put back on the source because the migration was rolled back. */
+    /** Records proven to stand on the source again after the migration was rolled back from behind Begin, which takes them away. */
     restored: z.int(),
-    /** Broken records that stayed behind as they were, known and accepted. */
+    /** Records that lack their data: known, accepted, and moved as they are. */
     quarantined: z.int(),
   }),
   error: failure,

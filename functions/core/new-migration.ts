@@ -1,5 +1,6 @@
 /** A migration that was asked for and has not begun: no command, no story, nothing touched. */
 import type { DomainRef, MigrateOptions } from "#protocol/command";
+import type { Origin } from "./origin.ts";
 import type { HostRef, MigrationState } from "./state.ts";
 
 export interface MigrationRequest {
@@ -9,6 +10,8 @@ export interface MigrationRequest {
   destination: HostRef;
   options: MigrateOptions;
   accept: string[];
+  /** Who asked for it. */
+  origin?: Origin | undefined;
 }
 
 export function newMigration(input: MigrationRequest, at: string): MigrationState {

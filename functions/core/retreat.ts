@@ -106,7 +106,8 @@ export function hold(draft: Draft, failure: Failure, kind: CommandKind, retrySaf
 /** Says that a person is needed; the step and its commands stay, and a later report still moves it on. */
 export function strand(draft: Draft, text: string): Draft {
   if (draft.state.status === "stranded") return draft;
-  return note(change(draft, { status: "stranded" }), { note: `stranded: ${text}` });
+  const strandings = (draft.state.strandings ?? 0) + 1;
+  return note(change(draft, { status: "stranded", strandings }), { note: `stranded: ${text}` });
 }
 
 /** Stranded by silence: the cause is the silence, until the host speaks again. */

@@ -21,6 +21,7 @@ import { hostIdSchema } from "#protocol/identity";
 import { peerAddressSchema } from "#protocol/peer-address";
 import { publicKeySchema } from "#protocol/signed";
 import { acceptMax, timelineEntriesMax } from "./limits.ts";
+import { originSchema } from "./origin.ts";
 
 /** The way forward, in order; then the ways back; then what a fenced host owes when it returns; then rest. */
 export const stepSchema = z.enum([
@@ -101,6 +102,8 @@ export const migrationStateSchema = z.object({
   destination: hostRefSchema,
   options: migrateOptionsSchema,
   accept: z.array(z.string()).check(z.maxLength(acceptMax)),
+  /** Who asked for it; absent in records of before this was kept. */
+  origin: z.optional(originSchema),
   status: statusSchema,
   step: stepSchema,
   epoch: z.int(),
@@ -146,7 +149,13 @@ export const migrationStateSchema = z.object({
   ),
   /** Commands that the fenced host still owes when the migration has ended without it, in order. */
   sweep: z._default(z.array(commandKindSchema), []),
-  snapshots: z.object({ total: z.int(), staged: z.int(), verified: z.int() }),
+  snapshots: z.object({
+    total: z.int(),
+    staged: z.int(),
+    verified: z.int(),
+    /** What the source was seen to have again on the way back from behind Begin; absent: it never came to that. */
+    restored: z.optional(z.int()),
+  }),
   downtimeMs: z.nullable(z.number()),
   transferredBytes: z.nullable(z.number()),
   strippedMs: z.nullable(z.number()),
@@ -164,6 +173,8 @@ export const migrationStateSchema = z.object({
   /** Why Perform was asked to abort (a person's cancel, a lost destination): the true cause of the failure that follows. */
   abortCause: z.nullable(failureSchema),
   failure: z.nullable(failureSchema),
+  /** How often it began to wait for a person; absent: never, or before this was counted. */
+  strandings: z.optional(z.int()),
   timeline: z.array(timelineEntrySchema).check(z.maxLength(timelineEntriesMax)),
 });
 export type MigrationState = z.infer<typeof migrationStateSchema>;

@@ -7,6 +7,7 @@ import { sha256Schema } from "#protocol/blob";
 import { commandKindSchema, domainRefSchema, receiptSchema, sideSchema } from "#protocol/command";
 import { faultCodes, findingSchema, libvirtFaultSchema } from "#protocol/fault";
 import { type Progress, progressSchema } from "#protocol/message";
+import { originSchema } from "../core/origin.ts";
 import { type MigrationState, type Step, type StoredBlob, statusSchema } from "../core/state.ts";
 import type { MigrationSummary } from "../ports.ts";
 
@@ -68,6 +69,8 @@ export const migrationSchema = z.object({
   epoch: z.int(),
   version: z.int(),
   accept: z.array(z.string()),
+  /** Who asked for it, and on whose behalf; null in records of before this was kept. */
+  origin: z._default(z.nullable(originSchema), null),
   options: z.object({
     offline: z.boolean(),
     autoConverge: z.boolean(),
@@ -176,6 +179,7 @@ export function migrationResource(state: MigrationState, progress: Progress | nu
     epoch: state.epoch,
     version: state.version,
     accept: state.accept,
+    origin: state.origin ?? null,
     options: {
       offline: options.offline,
       autoConverge: options.autoConverge,
@@ -191,7 +195,11 @@ export function migrationResource(state: MigrationState, progress: Progress | nu
       blackoutMs: state.downtimeMs,
     },
     strippedMs: state.strippedMs,
-    snapshots: state.snapshots,
+    snapshots: {
+      total: state.snapshots.total,
+      staged: state.snapshots.staged,
+      verified: state.snapshots.verified,
+    },
     cookies: cookiePhases.flatMap(([cookie, phase]) => {
       const blob = state.blobs[cookie];
       return blob === undefined ? [] : [{ cookie, phase, ...stored(blob) }];

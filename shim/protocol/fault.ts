@@ -157,5 +157,7 @@ export const findingSchema = z.object({
   code: readCodeSchema,
   cause: z.string().check(z.maxLength(textCharsMax)),
   action: z.string().check(z.maxLength(textCharsMax)),
+  /** Of how many things it speaks, where somebody counts them; absent: of one. */
+  count: z.optional(z.int()),
 });
 export type Finding = z.infer<typeof findingSchema>;

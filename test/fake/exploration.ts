@@ -104,6 +104,8 @@ export const key = (state: MigrationState) => {
     downtimeMs: null,
     transferredBytes: null,
     strippedMs: null,
+    strandings: undefined,
+    snapshots: { ...state.snapshots, restored: undefined },
     blobs: state.pending.flatMap(({ kind }) => blobsOf(kind)).filter((name) => state.blobs[name] !== undefined),
     receipt: state.receipt?.outcome,
     fenced: state.fenced?.side,

@@ -15,12 +15,13 @@ import { MemoryMigrations } from "#test/fake/memory-store";
 import { ticketSigner } from "#test/simulation/sim-keys";
 import { eventTypesKnown, type History, historiesOf, releases, type Stored } from "./history-reader.ts";
 
-/** What of a state decides what happens next. The rest is the story, whose words may get better, and the patience of the timer. */
+/** What of a state decides what happens next. The rest is the story, whose words may get better, its counts, and the patience of the timer. */
 function whatMatters(state: MigrationState) {
-  const { updatedAt, timeline, failure, abortCause, findings, pending, ...matters } = state;
+  const { updatedAt, timeline, failure, abortCause, findings, pending, strandings, snapshots, ...matters } = state;
+  const { restored, ...tree } = snapshots;
   const known = (one: typeof failure) => one && { code: one.code, phase: one.phase, side: one.side };
   const awaited = pending.map(({ id, kind, side }) => ({ id, kind, side }));
-  return { ...matters, awaited, failure: known(failure), abortCause: known(abortCause) };
+  return { ...matters, snapshots: tree, awaited, failure: known(failure), abortCause: known(abortCause) };
 }
 
 /** Where the present code deliberately goes another way than a release did: `release history: why`. */

@@ -222,6 +222,14 @@ const removed: Record<string, Mutation> = {
       }),
     },
   },
+  "an end that could not be written down is let go all the same": {
+    functions: {
+      ports: (ports) => ({
+        ...ports,
+        chronicle: { ...ports.chronicle, append: (event) => ports.chronicle.append(event).catch(() => false) },
+      }),
+    },
+  },
   "nothing is swept on the destination": {
     destination: { steps: withStep({ unstage: async () => ({ kind: "unstage", removed: true }) }) },
   },

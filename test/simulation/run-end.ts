@@ -1,4 +1,5 @@
 /** What must be true when everything is over: I10, I4, and that the guest still lives its life. */
+import type { ChronicleEvent } from "#core/chronicle-event";
 import type { MigrationState } from "#core/state";
 import { sides } from "./fault-plan.ts";
 import { domainRef, migrationId, type Scenario, type Scene } from "./scene.ts";
@@ -13,6 +14,7 @@ export async function endFaults(scene: Scene, state: MigrationState | null, scen
   const found: EndFault[] = [];
   const fault = (invariant: string, text: string) => found.push({ invariant, text });
   if (state === null) return [{ invariant: "I10", text: "the migration was never made" }];
+  for (const text of untold(functions.chronicle.events, state)) fault("chronicle", text);
   // A person stated that the host on which the guest had started is off: nobody settles it there, and that is said.
   if (state.step === "ended" && state.status === "stranded" && state.fenced?.side === "destination") return found;
   if (state.step !== "ended" || state.status === "running" || state.status === "stranded") {
@@ -49,6 +51,21 @@ export async function endFaults(scene: Scene, state: MigrationState | null, scen
     fault("I8", `the guest's life was cut (${domain.qemu === null ? "it is off" : `life ${domain.qemu.life}`})`);
   else if ((domain.qemu.cpu === "paused") !== (scenario.guest === "paused"))
     fault("I10", `the guest is left ${domain.qemu.cpu} on the ${at}`);
+  return found;
+}
+
+/** What began is told as begun, what ended as ended, once each and in that order, whatever died in between. */
+function untold(events: readonly ChronicleEvent[], state: MigrationState): string[] {
+  const places = (type: ChronicleEvent["type"]) =>
+    events.flatMap((event, index) => (event.type === type && event.subject === state.id ? [index] : []));
+  const began = places("dev.vmferry.migration.started");
+  const ended = places("dev.vmferry.migration.ended");
+  const found: string[] = [];
+  if (state.endedAt !== null && ended.length !== 1) found.push(`its end is told ${ended.length} times`);
+  if (state.endedAt === null && ended.length > 0) found.push("its end is told, and it has none");
+  if ((state.attempts.inspectSource ?? 0) > 0 && began.length !== 1)
+    found.push(`its beginning is told ${began.length} times`);
+  if ((began[0] ?? -1) > (ended[0] ?? events.length)) found.push("its end is told before its beginning");
   return found;
 }
 

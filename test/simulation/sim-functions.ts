@@ -4,13 +4,14 @@
  */
 import type { MigrationState } from "#core/state";
 import type { transition } from "#core/transition";
-import { type MigrationStore, type Ports, paceOf } from "#functions/ports";
+import { type Chronicle, type MigrationStore, type Ports, paceOf } from "#functions/ports";
 import { createRunner, type Runner } from "#functions/runner";
 import { receive } from "#functions/session";
 import { Fault } from "#protocol/fault";
 import { heartbeatMs } from "#protocol/limits";
 import type { Progress, UpMessage } from "#protocol/message";
 import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
+import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
 import {
   MemoryBundleTasks,
   MemoryEvacuations,
@@ -153,7 +154,8 @@ export class SimFunctions implements FunctionsEnd {
       migrations: this.#migrations(life),
       tasks: this.#tasks,
       evacuations: this.#evacuations,
-      chronicle: this.chronicle,
+      chronicle: this.#chronicle(life),
+      shutdowns: new MemoryShutdowns(),
       hosts: this.#hosts,
       tokens: this.#tokens,
       bundles: this.#bucket.asPort(),
@@ -183,10 +185,9 @@ export class SimFunctions implements FunctionsEnd {
   }
 
   /** Writes are crossings; reads are strongly consistent and at once. */
-  #migrations(life: Life): MigrationStore {
-    const { store } = this;
+  #writes(life: Life) {
     const world = this.#world;
-    const write = async <T>(what: string, act: () => Promise<T>): Promise<T> => {
+    return async <T>(what: string, act: () => Promise<T>): Promise<T> => {
       let isAmbiguous = false;
       const done = await world.cross<Promise<T>>({
         life,
@@ -205,6 +206,22 @@ export class SimFunctions implements FunctionsEnd {
       });
       return done;
     };
+  }
+
+  #chronicle(life: Life): Chronicle {
+    const { chronicle } = this;
+    const write = this.#writes(life);
+    return {
+      append: (event) => write(`event ${event.type}`, () => chronicle.append(event)),
+      after: (page) => chronicle.after(page),
+      before: (page) => chronicle.before(page),
+    };
+  }
+
+  #migrations(life: Life): MigrationStore {
+    const { store } = this;
+    const world = this.#world;
+    const write = this.#writes(life);
     return {
       create: (state) =>
         write("create", async () => {
