@@ -409,12 +409,19 @@ export function createEvacuationRunner(
   };
 }
 
-/** Both loops, tied together: evacuations request migrations, and a migration that ends wakes its evacuation. */
+/** Does what nobody waits for. Resolves when the caller may go on; the work never rejects. What is lost with the process the timer does. */
+export type Afterwards = (work: () => Promise<void>) => Promise<void>;
+
+/**
+ * Both loops, tied together: evacuations request migrations, and a migration that ends wakes its evacuation. `afterwards`: how this runtime goes on
+ * with that when the report of the end is acknowledged; one that is frozen with its answer (Lambda) does it before.
+ */
 export function createRunners(
   ports: Ports,
   memory: PreflightMemory,
+  afterwards: Afterwards = (work) => work(),
 ): { runner: Runner; evacuations: EvacuationRunner } {
-  const runner = createRunner(ports, undefined, (migration) => evacuations.migrationEnded(migration));
+  const runner = createRunner(ports, undefined, (migration) => afterwards(() => evacuations.migrationEnded(migration)));
   const evacuations = createEvacuationRunner(ports, runner, memory);
   return { runner, evacuations };
 }

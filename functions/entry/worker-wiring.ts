@@ -1,9 +1,10 @@
 /** Puts the ports together from a Worker's environment: DynamoDB, S3 (or the local face of it), Durable Objects. */
+import { waitUntil } from "cloudflare:workers";
 import { createApp } from "#functions/http/app";
 import { heartbeatMs } from "#protocol/limits";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
-import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
+import { type Afterwards, createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { createMetricCounter, type MetricCounter } from "../metric-counter.ts";
 import { type MetricStore, type Ports, paceOf } from "../ports.ts";
 import { preflightMemory } from "../preflights.ts";
@@ -64,6 +65,9 @@ const counter = new RequestCounter();
 /** Of this isolate as well: what the timer asked, an object that hears of a migration's end need not ask again. */
 const memory = preflightMemory();
 
+/** The runtime keeps a request, a timer's call or an object alive for it after the answer. */
+const afterAnswer: Afterwards = async (work) => waitUntil(work());
+
 const log = lineLog((line) => console.log(line));
 
 const wirings = new WeakMap<WorkerEnv, Wiring>();
@@ -114,7 +118,7 @@ export function wire(env: WorkerEnv): Wiring {
     tickets: createTicketSigner(env.TICKET_KEY ?? ""),
     pace: paceOf(heartbeatMs),
   };
-  const { runner, evacuations } = createRunners(ports, memory);
+  const { runner, evacuations } = createRunners(ports, memory, afterAnswer);
   const rules = createRules(ports, ruleStoresOf(table), evacuations);
   const metrics = new DynamoMetrics(table);
   const metricCounter = createMetricCounter({ ...ports, metrics });

@@ -293,3 +293,30 @@ test("that it has closed the host is known by its record, not by a line of its s
   const { id } = await begin(fleet);
   assert.equal((await loaded(fleet, id)).closedHost, false);
 });
+
+test("a report that ends a migration is not held up by what its evacuation does then, where the runtime goes on after its answer", async () => {
+  const fleet = await evacuationFleet([1, 2].map((index) => numbered(index)));
+  const { migrations, evacuations } = fleet.ports;
+  const { id } = await begin(fleet, { outMax: 1 });
+  const works: Promise<void>[] = [];
+  const { runner } = createRunners(fleet.ports, preflightMemory(), async (work) => void works.push(work()));
+  // Whoever looks after evacuations waits for ever: a report must not.
+  const claims = evacuations.claims.bind(evacuations);
+  let letGo = () => {};
+  evacuations.claims = () => new Promise((resolve) => (letGo = () => resolve(claims())));
+  const failed = { code: "domain.hostdev", cause: "It has a device.", action: "Detach it.", retry: "never" } as const;
+  while ((await migrations.list({ limit: 200, cursor: null, active: true })).items.length > 0) {
+    const next = fleet.script.pushed.shift();
+    assert.ok(next, "the migration did not end");
+    if (next.message.type !== "command") continue;
+    const { id: commandId, migrationId, epoch } = next.message.command;
+    await runner.reported(next.hostId, { commandId, migrationId, epoch, ms: 3, result: { ok: false, fault: failed } });
+  }
+  assert.equal(works.length, 1);
+  const results = async () => (await loaded(fleet, id)).domains.map(({ state: result }) => result);
+  assert.deepEqual((await results()).sort(), ["moving", "waiting"]);
+  evacuations.claims = claims;
+  letGo();
+  await Promise.all(works);
+  assert.deepEqual((await results()).sort(), ["stays", "waiting"]);
+});
