@@ -15,6 +15,7 @@ import type {
 import type { BundleTask } from "./core/bundle-task.ts";
 import type { ChronicleEntry, ChronicleEvent } from "./core/chronicle-event.ts";
 import type { EvacuationState, EvacuationSummary } from "./core/evacuation-state.ts";
+import type { HostShutdown } from "./core/host-shutdown.ts";
 import type { InventoryCount } from "./core/metric-inventory.ts";
 import type { MetricRecord } from "./core/metric-totals.ts";
 import type { RuleCredential, RuleRecord, RuleState } from "./core/rule-state.ts";
@@ -159,6 +160,14 @@ export interface DedupStore {
   keep(key: string, untilMs: number): Promise<void>;
   /** Lets go of one's own claim: what it stood for did not happen. Another's, and what is kept, stays. */
   forget(key: string, claim: string): Promise<void>;
+}
+
+/** What hosts say of being shut down, for as long as it matters. Once withdrawn stays withdrawn, in whatever order the two are heard. */
+export interface ShutdownStore {
+  /** `known`: nothing new to its kind, or a withdrawal of what stands. `tooMany`: not kept, its host has said too many lately. */
+  keep(shutdown: HostShutdown): Promise<"new" | "known" | "tooMany">;
+  list(): Promise<HostShutdown[]>;
+  forget(shutdown: Pick<HostShutdown, "hostId" | "requestId">): Promise<void>;
 }
 
 /**
@@ -386,6 +395,7 @@ export interface Ports {
   tasks: BundleTaskStore;
   evacuations: EvacuationStore;
   chronicle: Chronicle;
+  shutdowns: ShutdownStore;
   hosts: HostStore;
   tokens: TokenStore;
   bundles: BundleStore;

@@ -19,7 +19,8 @@ import {
 import { type RuleEffect, type StepFacts, startable, stepRule } from "./core/rule-step.ts";
 import type { Cron, Window } from "./core/schedule.ts";
 import { isFor, personEvent, scheduleEvent, type TriggerEvent } from "./core/trigger-event.ts";
-import type { Clock, DedupStore, Ids, Log, RuleStore } from "./ports.ts";
+import type { Clock, DedupStore, Ids, Log, RuleStore, ShutdownStore } from "./ports.ts";
+import { lookAtShutdowns } from "./shutdown-desk.ts";
 
 /** What a rule asks of evacuations and of the fleet. Every request may be repeated: the same id is the same evacuation. */
 export interface RuleFleet {
@@ -53,6 +54,7 @@ export interface RulePorts {
   log: Log;
   rules: RuleStore;
   dedup: DedupStore;
+  shutdowns: ShutdownStore;
   cron: Cron;
   fleet: RuleFleet;
 }
@@ -69,8 +71,10 @@ export interface RuleRunner {
   tick(): Promise<void>;
   /** Events that came in at the rule's own trigger, or from a host itself. */
   triggered(name: string, events: readonly TriggerEvent[]): Promise<Triggered>;
-  /** A host's own word that it is to be shut down, proved by its connection: every rule for that hears it. */
+  /** A host's own word that it is to be shut down, or is not any more, proved by its connection: every rule for that hears it. */
   shutdown(event: TriggerEvent): Promise<void>;
+  /** Tells what hosts have said of their shutdowns since; the timer does it each minute where there is a rule for it. */
+  lookAtShutdowns(): Promise<void>;
   /** A person runs a rule now. `id`: the same again is the same run. */
   run(record: RuleRecord, ask: { by: string; id: string; hosts: readonly string[] | null }): Promise<RunDecision>;
   /** What would be done now, without doing it. */
@@ -91,7 +95,7 @@ const estimatesMsMax = 15_000;
 const atOnce = 16;
 
 export function createRuleRunner(ports: RulePorts): RuleRunner {
-  const { clock, ids, log, rules, dedup, cron, fleet } = ports;
+  const { clock, ids, log, rules, dedup, shutdowns, cron, fleet } = ports;
   const nowMs = () => Date.parse(clock.now());
 
   /** Load -> decide -> one conditional write. `make` may be called again with what somebody else wrote. */
@@ -268,12 +272,29 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     };
   }
 
+  async function toldOf(records: readonly RuleRecord[], event: TriggerEvent): Promise<void> {
+    for (const { name, rule } of records) if (rule.when.kind === "host-shutdown") await triggered(name, [event]);
+  }
+
+  /** Reads nothing where no rule asks for it. */
+  async function lookFor(records: readonly RuleRecord[]): Promise<void> {
+    if (!records.some(({ rule, deleted, paused }) => rule.when.kind === "host-shutdown" && !deleted && !paused)) return;
+    await lookAtShutdowns(
+      { clock, log, shutdowns },
+      () => fleet.hosts(),
+      (event) => toldOf(records, event),
+    );
+  }
+
   return {
     step: (record) => step(record),
 
     async tick() {
       const records = await rules.list();
       if (records.length === 0) return;
+      await lookFor(records).catch((error: unknown) =>
+        log.write("error", "the shutdowns of hosts could not be looked at", { error: String(error).slice(0, 300) }),
+      );
       const states = new Map((await rules.states()).map((state) => [state.rule, state]));
       const lastRuns = new Map<string, number>();
       for (const [name, { lastOpeningAt }] of states)
@@ -310,8 +331,11 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     triggered,
 
     async shutdown(event) {
-      for (const { name, rule } of await rules.list())
-        if (rule.when.kind === "host-shutdown") await triggered(name, [event]);
+      await toldOf(await rules.list(), event);
+    },
+
+    async lookAtShutdowns() {
+      await lookFor(await rules.list());
     },
 
     async run(record, { by, id, hosts: names }) {

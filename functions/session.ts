@@ -15,6 +15,7 @@ import {
 } from "#protocol/message";
 import type { Ports } from "./ports.ts";
 import type { Runner } from "./runner.ts";
+import { keepShutdown } from "./shutdown-desk.ts";
 
 export interface Session {
   hostId: string;
@@ -97,6 +98,12 @@ export async function receive(
     case "lost":
       await runner.connectionLost(session.hostId, message);
       return stay(session);
+    case "shutdown": {
+      const { requestId, state } = message;
+      // Unheard, the shim says it again.
+      const isKept = await keepShutdown(ports, session.hostId, message);
+      return isKept ? stay(session, { type: "shutdownHeard", requestId, state }) : stay(session);
+    }
     case "grant":
       return stay(session, await grant(ports, runner, session, message));
     case "progress":

@@ -166,15 +166,15 @@ export function joinRun(
     const known = hosts.findIndex(({ host }) => host.id === id);
     const there = hosts[known];
     if (there !== undefined && isActive(there))
-      hosts[known] = { ...there, causes: withCause(there.causes, event.dedupkey) };
+      hosts[known] = { ...there, causes: withCause(there.causes, event.dedupkey), ...timed(there, event) };
     else {
       const entry: RunHost = {
         host: { id, name },
         state: decision.approval ? "awaitingApproval" : "waiting",
         causes: [event.dedupkey],
         evacuationId: null,
-        deadlineAt: null,
-        closesAt: iso(moment.window?.closesMs ?? moment.nowMs + waitMsMax),
+        deadlineAt: event.data.deadlineAt ?? null,
+        closesAt: event.data.deadlineAt ?? iso(moment.window?.closesMs ?? moment.nowMs + waitMsMax),
         windowed: moment.window !== null,
         at,
         reason: null,
@@ -194,6 +194,10 @@ const kept = (hosts: RunHost[]): RunHost[] => {
   const gone = new Set(hosts.filter((entry) => !isActive(entry)).slice(0, surplus));
   return hosts.filter((entry) => !gone.has(entry));
 };
+
+/** What waits goes by the newest word on when it is too late; what was started keeps the deadline that it was started with. */
+const timed = (there: RunHost, { data: { deadlineAt } }: TriggerEvent): Partial<RunHost> =>
+  deadlineAt === undefined || there.state === "started" ? {} : { deadlineAt, closesAt: deadlineAt };
 
 function withCause(causes: readonly string[], key: string): string[] {
   if (causes.includes(key) || causes.includes(causeBeyond)) return [...causes];

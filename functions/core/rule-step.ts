@@ -182,11 +182,12 @@ function withStarts(state: RuleState, record: RuleRecord, facts: StepFacts): Rul
   return { ...state, run: { ...run, hosts }, starts: recent(starts) };
 }
 
-/** The earlier of the rule's deadline and the window's end: from then on no migration is started, and those that run are finished. */
+/** The earliest of the rule's deadline, the window's end and the one that its trigger has brought: from then on no migration is started, and those that run are finished. */
 function deadlineOf(rule: Rule, entry: RunHost, nowMs: number): string | null {
   const ends = [
     ...(rule.how.deadline === undefined ? [] : [nowMs + durationMs(rule.how.deadline)]),
     ...(entry.windowed ? [Date.parse(entry.closesAt)] : []),
+    ...(entry.deadlineAt === null ? [] : [Date.parse(entry.deadlineAt)]),
   ];
   return ends.length === 0 ? null : iso(Math.min(...ends));
 }

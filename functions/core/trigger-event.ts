@@ -30,6 +30,8 @@ export const triggerEventSchema = z.object({
     hosts: z.nullable(z.array(z.string())),
     /** False: the source says that it left something out, so what is absent is no statement. */
     whole: z.boolean(),
+    /** When it is too late to begin anything: a host's shutdown goes on then. Absent: never. */
+    deadlineAt: z.optional(z.string()),
   }),
 });
 export type TriggerEvent = z.infer<typeof triggerEventSchema>;
@@ -205,15 +207,29 @@ function readWebhook(value: unknown, context: { rule: Rule; nowMs: number; messa
   };
 }
 
-/** The shutdown of a host, as its shim tells it: the connection has proved which host it is. `requestId`: one for each request to shut down. */
-export const hostShutdownEvent = (host: { id: string; name: string }, requestId: string, at: string): TriggerEvent => ({
+/**
+ * The shutdown of a host, as its shim tells it: the connection has proved which host it is. `requestId`: one for each request to shut down, shared with its
+ * withdrawal (`resolve`).
+ */
+export const hostShutdownEvent = (
+  host: { id: string; name: string },
+  requestId: string,
+  at: string,
+  more: { action?: "fire" | "resolve"; deadlineAt?: string; kind?: string | null } = {},
+): TriggerEvent => ({
   specversion: "1.0",
   id: requestId,
   source: `host ${host.id}`,
   type: "dev.vmferry.trigger.host-shutdown",
   time: at,
   dedupkey: `host-shutdown ${host.id} ${requestId}`,
-  data: { action: "fire", labels: { host: host.name, hostId: host.id }, hosts: [host.name], whole: true },
+  data: {
+    action: more.action ?? "fire",
+    labels: keptLabels({ host: host.name, hostId: host.id, kind: more.kind }),
+    hosts: [host.name],
+    whole: true,
+    ...(more.deadlineAt === undefined ? {} : { deadlineAt: more.deadlineAt }),
+  },
 });
 
 /** A window of a schedule that has opened. */

@@ -5,6 +5,7 @@ import { DynamoChronicle } from "../store/dynamo-chronicle.ts";
 import { DynamoEvacuations } from "../store/dynamo-evacuations.ts";
 import { DynamoHosts } from "../store/dynamo-hosts.ts";
 import { DynamoMigrations } from "../store/dynamo-migrations.ts";
+import { DynamoShutdowns } from "../store/dynamo-shutdowns.ts";
 import type { DynamoTable } from "../store/dynamo-table.ts";
 import { DynamoTokens } from "../store/dynamo-tokens.ts";
 
@@ -36,11 +37,12 @@ export const lineLog = (write: (line: string) => void, about: () => Record<strin
 /** The ports that are the same table everywhere. */
 export const storesOf = (
   table: DynamoTable,
-): Pick<Ports, "migrations" | "tasks" | "evacuations" | "chronicle" | "hosts" | "tokens"> => ({
+): Pick<Ports, "migrations" | "tasks" | "evacuations" | "chronicle" | "shutdowns" | "hosts" | "tokens"> => ({
   migrations: new DynamoMigrations(table, clock),
   tasks: new DynamoBundleTasks(table),
   evacuations: new DynamoEvacuations(table, clock),
   chronicle: new DynamoChronicle(table, ids),
+  shutdowns: new DynamoShutdowns(table),
   hosts: new DynamoHosts(table),
   tokens: new DynamoTokens(table),
 });

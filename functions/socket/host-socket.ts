@@ -12,6 +12,7 @@ import { hostIdSchema } from "#protocol/identity";
 import { messageBytesMax } from "#protocol/limits";
 import type { Answer, DownMessage, Progress, Query, UpMessage } from "#protocol/message";
 import type { Ports } from "../ports.ts";
+import type { RuleRunner } from "../rule-runner.ts";
 import type { Runner } from "../runner.ts";
 import { challenge, closeCodes, receive, type Session } from "../session.ts";
 import { InventoryParts } from "./inventory-parts.ts";
@@ -47,6 +48,8 @@ type Attachment = z.infer<typeof attachmentSchema>;
 export interface SocketWiring {
   ports: Ports;
   runner: Runner;
+  /** Where rules are at hand, what a host says of its shutdown need not wait for the timer. */
+  ruleRunner?: Pick<RuleRunner, "lookAtShutdowns"> | undefined;
 }
 
 /** What the functions call on the object. */
@@ -194,6 +197,7 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
       }
       for (const reply of reaction.replies) this.#send(socket, reply);
       if (reaction.close !== null) socket.close(reaction.close.code, reaction.close.reason);
+      if (reaction.replies.some(({ type }) => type === "shutdownHeard")) this.#lookAtShutdowns();
     } catch (error) {
       ports.log.write("warn", "a message of a shim could not be handled", {
         host: link.session.hostId,
@@ -204,6 +208,17 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
       if (message.type === "hello" || message.type === "inventory")
         socket.close(tryAgainLater, error instanceof Fault ? error.code : "internal");
     }
+  }
+
+  /** Beside the socket's own messages: an evacuation's plan asks this very host. What fails here, the timer does. */
+  #lookAtShutdowns(): void {
+    const { ports, ruleRunner } = this.wire();
+    const looked = ruleRunner
+      ?.lookAtShutdowns()
+      .catch((error: unknown) =>
+        ports.log.write("warn", "a host's shutdown waits for the timer", { error: String(error).slice(0, 300) }),
+      );
+    if (looked !== undefined) this.ctx.waitUntil(looked);
   }
 
   #answered(message: Extract<UpMessage, { type: "answered" }>): void {

@@ -28,6 +28,7 @@ import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { documented } from "#test/fake/memory-document";
 import { MemoryMetrics } from "#test/fake/memory-metrics";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
+import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
 import {
   MemoryBundleTasks,
   MemoryEvacuations,
@@ -188,6 +189,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     tasks: new MemoryBundleTasks(),
     evacuations: new MemoryEvacuations(clock),
     chronicle: new MemoryChronicle(positionsBy(clock)),
+    shutdowns: new MemoryShutdowns(),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     bundles: {

@@ -10,6 +10,7 @@ import { createTriggerDesk } from "#functions/trigger-desk";
 import type { Fault } from "#protocol/fault";
 import { controlSigner } from "#test/fake/control-key";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
+import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
 
 export const ruleHostId = (index: number) => `h_01JD00000000000000000000${String(index).padStart(2, "0")}`;
 export const ruleHost = (index: number, fields: Partial<RuleHost> = {}): RuleHost => ({
@@ -72,10 +73,11 @@ export function ruleWorld(startAt = "2027-02-01T00:00:00.000Z") {
   const log = { write: (...line: unknown[]) => void script.logged.push(JSON.stringify(line)) };
   const rules = new MemoryRules();
   const dedup = new MemoryDedup(clock);
+  const shutdowns = new MemoryShutdowns();
   const cron = cronerCron();
   const tickets = controlSigner();
   const book = createRuleBook({ clock, rules, cron });
-  const runner = createRuleRunner({ clock, ids, log, rules, dedup, cron, fleet });
+  const runner = createRuleRunner({ clock, ids, log, rules, dedup, shutdowns, cron, fleet });
   const seal = createSecretSeal({ ids, tickets });
   const desk = createTriggerDesk({ clock, log, rules, seal, runner });
 

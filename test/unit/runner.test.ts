@@ -17,6 +17,7 @@ import { heartbeatMs } from "#protocol/limits";
 import type { DownMessage, HostFacts } from "#protocol/message";
 import { controlSigner } from "#test/fake/control-key";
 import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
+import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
 import {
   MemoryBundleTasks,
   MemoryEvacuations,
@@ -52,6 +53,7 @@ function world() {
       },
     });
   const clock = { now: () => new Date(nowMs).toISOString() };
+  const granted = { url: "u", headers: {} };
   const state = { losePushes: false, bucket: new Map<string, number>([[bundleRef.key, bundleRef.bytes]]) };
   const ports: Ports = {
     clock,
@@ -63,17 +65,12 @@ function world() {
     tasks: counted(new MemoryBundleTasks()),
     evacuations: new MemoryEvacuations(clock),
     chronicle: new MemoryChronicle(positionsBy(clock)),
+    shutdowns: new MemoryShutdowns(),
     hosts: new MemoryHosts(),
     tokens: new MemoryTokens(),
     bundles: {
-      grantPut: async ({ sha256 }) => ({
-        method: "PUT",
-        url: "u",
-        headers: {},
-        key: `bundles/${sha256}`,
-        present: false,
-      }),
-      grantGet: async ({ key }) => ({ method: "GET", url: "u", headers: {}, key, present: true }),
+      grantPut: async ({ sha256 }) => ({ ...granted, method: "PUT", key: `bundles/${sha256}`, present: false }),
+      grantGet: async ({ key }) => ({ ...granted, method: "GET", key, present: true }),
       head: async (key) => {
         const bytes = state.bucket.get(key);
         return bytes === undefined ? null : { bytes };

@@ -1,0 +1,65 @@
+/**
+ * From a host's word that it is to be shut down to its rules, the same on every runtime: the session keeps the word as a small item (its function has no
+ * rules in its bundle), the timer looks each minute, and where rules are at hand they look at once.
+ */
+import type { UpMessage } from "#protocol/message";
+import { eventOfShutdown, shutdownRequested, stepOfShutdown } from "./core/host-shutdown.ts";
+import type { TriggerEvent } from "./core/trigger-event.ts";
+import type { Ports } from "./ports.ts";
+
+type Said = Extract<UpMessage, { type: "shutdown" }>;
+
+/** Keeps what a session that has proved itself says of its own host. False: it was not kept, and is to be said again. Throws `Fault`. */
+export async function keepShutdown(
+  { clock, hosts, shutdowns, chronicle, log }: Pick<Ports, "clock" | "hosts" | "shutdowns" | "chronicle" | "log">,
+  hostId: string,
+  said: Said,
+): Promise<boolean> {
+  const at = clock.now();
+  const { requestId, kind, state, budgetMs } = said;
+  const kept = await shutdowns.keep({
+    hostId,
+    requestId,
+    kind,
+    at,
+    deadlineAt: new Date(Date.parse(at) + budgetMs).toISOString(),
+    withdrawnAt: state === "withdrawn" ? at : null,
+  });
+  if (kept === "tooMany") {
+    log.write("warn", "a host says that it is shut down more often than can be kept; it says so again", {
+      host: hostId,
+    });
+    return false;
+  }
+  log.write("info", `a host's shutdown was ${state}`, { host: hostId, request: requestId, kind, budgetMs });
+  if (state === "requested") {
+    const host = await hosts.byId(hostId);
+    // Written down once for each request, however often it is said.
+    if (host !== null) await chronicle.append(shutdownRequested(host, requestId, at));
+  }
+  return true;
+}
+
+/** Tells the rules what stands and what was withdrawn, and forgets what is over. */
+export async function lookAtShutdowns(
+  { clock, log, shutdowns }: Pick<Ports, "clock" | "log" | "shutdowns">,
+  hosts: () => Promise<readonly { id: string; name: string }[]>,
+  tell: (event: TriggerEvent) => Promise<void>,
+): Promise<void> {
+  const standing = await shutdowns.list();
+  if (standing.length === 0) return;
+  const known = new Map((await hosts()).map((host) => [host.id, host]));
+  for (const shutdown of standing)
+    try {
+      const step = stepOfShutdown(shutdown, Date.parse(clock.now()));
+      const host = known.get(shutdown.hostId);
+      if (step === "forget" || host === undefined) await shutdowns.forget(shutdown);
+      else if (step !== "wait") await tell(eventOfShutdown(shutdown, host, step));
+    } catch (error) {
+      // One host's trouble is not the others'; the next minute looks again.
+      log.write("warn", "a host's shutdown could not be told to the rules", {
+        host: shutdown.hostId,
+        error: error instanceof Error ? error.message.slice(0, 300) : "not an error",
+      });
+    }
+}

@@ -1,0 +1,114 @@
+/** What a store of hosts' shutdowns must do, as one list of cases: on the fake, on the embedded DynamoDB and, where there is Java, on Amazon's own. */
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { type HostShutdown, shutdownKeptMs, shutdownsPerHostMax } from "#core/host-shutdown";
+import { openDynalite } from "#functions/cli/up-dynalite";
+import type { ShutdownStore } from "#functions/ports";
+import { DynamoShutdowns } from "#functions/store/dynamo-shutdowns";
+import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
+import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
+import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
+import { ulid } from "./store-cases.ts";
+import { makeTable } from "./store-dynamo.ts";
+
+const startMs = Date.parse("2026-11-01T00:00:00.000Z");
+const iso = (ms: number) => new Date(ms).toISOString();
+const shutdown = (hostId: string, fields: Partial<HostShutdown> = {}): HostShutdown => ({
+  hostId,
+  requestId: "now-1",
+  kind: "reboot",
+  at: iso(startMs),
+  deadlineAt: iso(startMs + 60_000),
+  withdrawnAt: null,
+  ...fields,
+});
+const newHost = () => `h_${ulid()}`;
+const of = async (store: ShutdownStore, hostId: string) =>
+  (await store.list()).filter((each) => each.hostId === hostId);
+
+const cases: Record<string, (store: ShutdownStore) => Promise<void>> = {
+  "the same request is kept once, as it was first heard": async (store) => {
+    const hostId = newHost();
+    assert.equal(await store.keep(shutdown(hostId)), "new");
+    assert.equal(
+      await store.keep(shutdown(hostId, { at: iso(startMs + 5), deadlineAt: iso(startMs + 90_000) })),
+      "known",
+    );
+    assert.deepEqual(await of(store, hostId), [shutdown(hostId)]);
+  },
+  "a withdrawal stands, whichever of the two comes first or again": async (store) => {
+    for (const order of [
+      [null, iso(startMs + 1), null, iso(startMs + 2)],
+      [iso(startMs + 1), null, iso(startMs + 2)],
+    ]) {
+      const hostId = newHost();
+      for (const withdrawnAt of order) await store.keep(shutdown(hostId, { withdrawnAt }));
+      assert.deepEqual(await of(store, hostId), [shutdown(hostId, { withdrawnAt: iso(startMs + 1) })]);
+    }
+  },
+  "both said at once, whichever order the store takes them in": async (store) => {
+    const hostId = newHost();
+    const withdrawnAt = iso(startMs + 1);
+    await Promise.all([null, withdrawnAt, null].map((at) => store.keep(shutdown(hostId, { withdrawnAt: at }))));
+    assert.deepEqual(await of(store, hostId), [shutdown(hostId, { withdrawnAt })]);
+  },
+  "hosts and requests are kept apart, and forgotten one by one, again without harm": async (store) => {
+    const [one, other] = [newHost(), newHost()];
+    await store.keep(shutdown(one));
+    await store.keep(shutdown(one, { requestId: "at-2" }));
+    await store.keep(shutdown(other));
+    for (let times = 0; times < 2; times += 1) await store.forget(shutdown(one));
+    assert.deepEqual(await of(store, one), [shutdown(one, { requestId: "at-2" })]);
+    assert.deepEqual(await of(store, other), [shutdown(other)]);
+  },
+  "a host has so many at once; what is over makes room": async (store) => {
+    const hostId = newHost();
+    for (let index = 0; index < shutdownsPerHostMax; index += 1)
+      assert.equal(await store.keep(shutdown(hostId, { requestId: `now-${index}` })), "new");
+    assert.equal(await store.keep(shutdown(hostId, { requestId: "more" })), "tooMany");
+    assert.equal(await store.keep(shutdown(newHost())), "new");
+    const at = iso(startMs + 60_000 + shutdownKeptMs);
+    const later = shutdown(hostId, { requestId: "more", at, deadlineAt: at });
+    assert.equal(await store.keep(later), "new");
+    assert.deepEqual(await of(store, hostId), [later]);
+  },
+};
+
+describe("shutdowns in memory", () => {
+  const store = new MemoryShutdowns();
+  for (const [title, run] of Object.entries(cases)) test(title, () => run(store));
+});
+
+function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end(): Promise<void> }>): void {
+  describe(`shutdowns in ${title}`, () => {
+    let started: Awaited<ReturnType<typeof start>>;
+    before(async () => {
+      started = await start();
+      await makeTable(started.endpoint);
+    });
+    after(() => started?.end());
+    for (const [name, run] of Object.entries(cases))
+      test(name, () => {
+        const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+        const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
+        return run(new DynamoShutdowns(new DynamoTable(client, "vmferry")));
+      });
+  });
+}
+
+dynamoSuite("dynalite", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "vmferry-shutdowns-"));
+  const dynalite = await openDynalite(folder);
+  const end = async () => {
+    await dynalite.close();
+    await rm(folder, { recursive: true });
+  };
+  return { endpoint: dynalite.endpoint, end };
+});
+
+const skip = await dynamoLocalSkipReason();
+if (skip === false) dynamoSuite("DynamoDB Local", startDynamoLocal);
+else test("shutdowns in DynamoDB Local", { skip }, () => {});

@@ -1,0 +1,269 @@
+/** A host's word that it is shut down, from its socket to an evacuation: over the real session, rules and evacuations, with stores in memory. */
+import assert from "node:assert/strict";
+import { generateKeyPairSync, sign } from "node:crypto";
+import { describe, test } from "node:test";
+import {
+  eventOfShutdown,
+  type HostShutdown,
+  shutdownKeptMs,
+  shutdownsPerHostMax,
+  stepOfShutdown,
+  withdrawnToldMs,
+} from "#core/host-shutdown";
+import { ruleSchema } from "#core/rule";
+import { challenge, receive, type Session } from "#functions/session";
+import { helloSignedText } from "#protocol/identity";
+import { type DownMessage, protocolFeatures, protocolVersions, type UpMessage } from "#protocol/message";
+import { inventoryDomain } from "#test/fake/inventory-domain";
+import { factsOf, hostId, memoryFleet } from "#test/fake/memory-fleet";
+import { ruleHost, ruleWorld } from "#test/fake/rule-world";
+
+const minuteMs = 60_000;
+type Said = Extract<UpMessage, { type: "shutdown" }>;
+const said = (fields: Partial<Said> = {}): Said => ({
+  type: "shutdown",
+  requestId: "now-1",
+  state: "requested",
+  kind: "reboot",
+  at: "2027-02-01T00:00:00.000Z",
+  budgetMs: 15 * minuteMs,
+  ...fields,
+});
+
+const shutdownRule = (fields: object = {}) =>
+  ruleSchema.parse({ name: "off", when: { kind: "host-shutdown" }, which: { names: ["host1"] }, ...fields });
+
+/** Two hosts, a domain on the first, a session of the first that has proved its key. */
+async function fleetOfTwo() {
+  const fleet = await memoryFleet();
+  const pair = generateKeyPairSync("ed25519");
+  const publicKey = pair.publicKey.export({ format: "jwk" }).x ?? "";
+  await fleet.addHost(1, { publicKey }, [inventoryDomain(1)]);
+  await fleet.addHost(2);
+  fleet.scriptInspections(1, 2, {});
+  let opened: Session = challenge(fleet.ports, { hostId: hostId(1), publicUrl: "http://api.test" }).session;
+  const say = async (message: UpMessage): Promise<DownMessage[]> => {
+    const reaction = await receive(fleet.ports, fleet.runner, opened, message);
+    opened = reaction.session;
+    return reaction.replies;
+  };
+  const hello = (key = pair.privateKey): Promise<DownMessage[]> =>
+    say({
+      type: "hello",
+      protocols: protocolVersions,
+      features: [...protocolFeatures],
+      hostId: hostId(1),
+      signature: sign(null, Buffer.from(helloSignedText(opened)), key).toString("base64url"),
+      facts: factsOf(1),
+    });
+  const evacuations = async () =>
+    (await fleet.ports.evacuations.list({ limit: 10, cursor: null, active: false })).items;
+  const told = async () =>
+    (await fleet.ports.chronicle.after({ at: null, until: null, limit: 100 })).filter(
+      ({ event }) => event.type === "dev.vmferry.host.shutdownRequested",
+    );
+  return {
+    ...fleet,
+    say,
+    hello,
+    evacuations,
+    told,
+    write: (fields: object = {}) => fleet.rules.book.put(shutdownRule(fields), "test", null),
+  };
+}
+
+describe("from the socket to an evacuation", () => {
+  test("a proved shim's word starts the rule's evacuation, with the budget as its deadline, once however often it is said", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    const welcome = (await fleet.hello())[0];
+    assert.ok(welcome?.type === "welcome" && welcome.features.includes("shutdown.1"));
+    const deadlineAt = new Date(Date.parse(fleet.ports.clock.now()) + 15 * minuteMs).toISOString();
+    for (let times = 0; times < 3; times += 1)
+      assert.deepEqual(await fleet.say(said()), [{ type: "shutdownHeard", requestId: "now-1", state: "requested" }]);
+    assert.deepEqual(await fleet.evacuations(), []);
+    for (let looks = 0; looks < 3; looks += 1) await fleet.rules.runner.tick();
+    const [evacuation, ...others] = await fleet.evacuations();
+    assert.deepEqual(others, []);
+    assert.ok(evacuation);
+    const state = await fleet.ports.evacuations.load(evacuation.id);
+    assert.equal(state?.host.name, "host1");
+    assert.equal(state?.deadlineAt, deadlineAt);
+    assert.equal(state?.origin.rule, "off");
+    assert.equal((await fleet.told()).length, 1);
+  });
+
+  test("rules that are at hand look at once, and not twice", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    await fleet.hello();
+    await fleet.say(said());
+    await fleet.rules.runner.lookAtShutdowns();
+    await fleet.rules.runner.tick();
+    assert.equal((await fleet.evacuations()).length, 1);
+  });
+
+  test("without a rule nothing is moved, and it is written down all the same", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.hello();
+    await fleet.say(said());
+    await fleet.rules.runner.tick();
+    assert.deepEqual(await fleet.evacuations(), []);
+    assert.equal((await fleet.told()).length, 1);
+  });
+
+  test("before hello it is refused, and nothing is kept", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    const [reply] = await fleet.say(said());
+    assert.ok(reply?.type === "refused" && reply.fault.code === "shim.unauthorised");
+    await fleet.rules.runner.tick();
+    assert.deepEqual(await fleet.ports.shutdowns.list(), []);
+    assert.deepEqual(await fleet.evacuations(), []);
+    assert.deepEqual(await fleet.told(), []);
+  });
+
+  test("who signs with another key than the host's has no session, and says nothing that counts", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    const [refused] = await fleet.hello(generateKeyPairSync("ed25519").privateKey);
+    assert.equal(refused?.type, "refused");
+    assert.equal((await fleet.say(said()))[0]?.type, "refused");
+    await fleet.rules.runner.tick();
+    assert.deepEqual(await fleet.ports.shutdowns.list(), []);
+    assert.deepEqual(await fleet.evacuations(), []);
+  });
+
+  test("whoever names another host in it speaks of itself alone", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write({ which: { names: ["host2"] } });
+    await fleet.hello();
+    // A field that the treaty does not know is passed over by the decoder; even where it is not, nothing reads it.
+    const forged = { ...said(), hostId: hostId(2), host: "host2" };
+    await fleet.say(forged);
+    await fleet.rules.runner.tick();
+    assert.deepEqual(
+      (await fleet.ports.shutdowns.list()).map(({ hostId: id }) => id),
+      [hostId(1)],
+    );
+    assert.deepEqual(await fleet.evacuations(), []);
+  });
+
+  test("a withdrawal stops what has begun: nothing more of it is started", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    await fleet.hello();
+    await fleet.say(said());
+    await fleet.rules.runner.tick();
+    const [evacuation] = await fleet.evacuations();
+    assert.equal(evacuation?.status, "running");
+    assert.deepEqual(await fleet.say(said({ state: "withdrawn" })), [
+      { type: "shutdownHeard", requestId: "now-1", state: "withdrawn" },
+    ]);
+    await fleet.rules.runner.tick();
+    await fleet.rules.runner.tick();
+    const state = await fleet.ports.evacuations.load(evacuation?.id ?? "");
+    assert.ok(state?.status !== "running", `it is ${state?.status}`);
+  });
+
+  test("a withdrawal that overtakes its request is the last word", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    await fleet.hello();
+    await fleet.say(said({ state: "withdrawn" }));
+    await fleet.say(said());
+    await fleet.rules.runner.tick();
+    assert.deepEqual(await fleet.evacuations(), []);
+  });
+
+  test("a host that says more than can be kept is not told that it was heard", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.hello();
+    for (let index = 0; index < shutdownsPerHostMax; index += 1)
+      assert.equal((await fleet.say(said({ requestId: `now-${index}` }))).length, 1);
+    assert.deepEqual(await fleet.say(said({ requestId: "one-more" })), []);
+    fleet.pass(15 * minuteMs + shutdownKeptMs);
+    assert.equal((await fleet.say(said({ requestId: "one-more" }))).length, 1);
+    assert.equal((await fleet.ports.shutdowns.list()).length, 1);
+  });
+});
+
+describe("what becomes of a request", () => {
+  const at = "2027-02-01T00:00:00.000Z";
+  const startMs = Date.parse(at);
+  const shutdown: HostShutdown = {
+    hostId: hostId(1),
+    requestId: "now-1",
+    kind: null,
+    at,
+    deadlineAt: new Date(startMs + 10 * minuteMs).toISOString(),
+    withdrawnAt: null,
+  };
+  test("it is told while there is time, then kept for a while, then forgotten", () => {
+    const steps = [0, 10 * minuteMs - 1, 10 * minuteMs, 10 * minuteMs + shutdownKeptMs].map((afterMs) =>
+      stepOfShutdown(shutdown, startMs + afterMs),
+    );
+    assert.deepEqual(steps, ["fire", "fire", "wait", "forget"]);
+  });
+  test("a withdrawal is told for some looks, and outlives its request", () => {
+    const withdrawn = { ...shutdown, withdrawnAt: at };
+    const steps = [0, withdrawnToldMs - 1, withdrawnToldMs, 10 * minuteMs + shutdownKeptMs].map((afterMs) =>
+      stepOfShutdown(withdrawn, startMs + afterMs),
+    );
+    assert.deepEqual(steps, ["resolve", "resolve", "wait", "forget"]);
+  });
+});
+
+describe("a rule that hears of it", () => {
+  const shutdown = (world: ReturnType<typeof ruleWorld>, requestId: string, budgetMs: number): HostShutdown => ({
+    hostId: ruleHost(1).id,
+    requestId,
+    kind: "reboot",
+    at: world.clock.now(),
+    deadlineAt: new Date(world.nowMs() + budgetMs).toISOString(),
+    withdrawnAt: null,
+  });
+  const host = { id: ruleHost(1).id, name: "host1" };
+
+  test("takes the earlier of its own deadline and the host's", async () => {
+    for (const [deadline, ms] of [
+      ["5m", 5 * minuteMs],
+      ["2h", 15 * minuteMs],
+    ] as const) {
+      const world = ruleWorld();
+      await world.write(shutdownRule({ how: { deadline } }));
+      await world.runner.shutdown(eventOfShutdown(shutdown(world, "now-1", 15 * minuteMs), host, "fire"));
+      assert.equal(
+        world.script.evacuations[0]?.deadlineAt,
+        new Date(Date.parse("2027-02-01T00:00:00.000Z") + ms).toISOString(),
+      );
+    }
+  });
+
+  test("waits for no approval longer than the host does, and goes by the newest request meanwhile", async () => {
+    const world = ruleWorld();
+    await world.write(shutdownRule({ how: { approval: "needed" } }));
+    await world.runner.shutdown(eventOfShutdown(shutdown(world, "now-1", 10 * minuteMs), host, "fire"));
+    const later = shutdown(world, "at-2", 20 * minuteMs);
+    await world.runner.shutdown(eventOfShutdown(later, host, "fire"));
+    const waiting = (await world.rules.state("off"))?.run?.hosts[0];
+    assert.equal(waiting?.closesAt, later.deadlineAt);
+    assert.equal(waiting?.causes.length, 2);
+    await world.minutes(20);
+    assert.deepEqual(world.evacuated(), []);
+    const ended = (await world.rules.state("off"))?.past[0]?.hosts[0];
+    assert.equal(ended?.state, "skipped");
+    assert.match(ended?.reason ?? "", /nobody approved it in time/);
+  });
+
+  test("matches the kind of shutdown by its label", async () => {
+    const world = ruleWorld();
+    await world.write(shutdownRule({ when: { kind: "host-shutdown", matchers: { kind: ["poweroff", "halt"] } } }));
+    await world.runner.shutdown(eventOfShutdown(shutdown(world, "now-1", 10 * minuteMs), host, "fire"));
+    assert.deepEqual(world.evacuated(), []);
+    await world.runner.shutdown(
+      eventOfShutdown({ ...shutdown(world, "now-2", 10 * minuteMs), kind: "poweroff" }, host, "fire"),
+    );
+    assert.deepEqual(world.evacuated(), ["host1"]);
+  });
+});
