@@ -7,6 +7,7 @@
  * slots and the same room as free. Hosts are asked before the turn, not within it.
  */
 import { Fault, type FaultBody } from "#protocol/fault";
+import { evacuationEnded, evacuationStarted } from "./core/chronicle-evacuation.ts";
 import { evacuate } from "./core/evacuation.ts";
 import type { EvacuationEffect, EvacuationEvent } from "./core/evacuation-event.ts";
 import { evacuationPlan, type Planner, strayed } from "./core/evacuation-plan.ts";
@@ -22,6 +23,7 @@ import type { HostRecord, Ports } from "./ports.ts";
 import { type PreflightMemory, Preflights, preflightAgeMsMax } from "./preflights.ts";
 import { busyRefusal, hostRefusals, pairRefusals } from "./refusals.ts";
 import { createRunner, type Runner } from "./runner.ts";
+import { createTeller } from "./teller.ts";
 
 /** A turn is a few reads and one write; whoever holds it longer has died. */
 const turnMsMax = 30_000;
@@ -66,6 +68,7 @@ export function createEvacuationRunner(
 ): EvacuationRunner {
   const { clock, evacuations, hosts, migrations, feed, log } = ports;
   const preflights = new Preflights(ports, memory);
+  const tell = createTeller(ports);
   const nowMs = () => Date.parse(clock.now());
 
   /** Applies an event; null when the evacuation does not exist. */
@@ -101,7 +104,7 @@ export function createEvacuationRunner(
     for (const effect of effects)
       try {
         if (effect.type === "startMigration") await start(state, effect);
-        else if (effect.type === "release") await evacuations.unclaim(state.host.id, state.id);
+        else if (effect.type === "release") await release(state);
         else await hosts.setCordoned(effect.hostId, effect.type === "cordon");
       } catch (error) {
         log.write("warn", "an effect of an evacuation was not dispatched; the timer repeats it", {
@@ -110,6 +113,13 @@ export function createEvacuationRunner(
           error: String(error),
         });
       }
+  }
+
+  /** The timer finds it by its claim: its end is told first. */
+  async function release(state: EvacuationState): Promise<void> {
+    await tell(evacuationStarted(state));
+    await tell(evacuationEnded(state));
+    await evacuations.unclaim(state.host.id, state.id);
   }
 
   type Start = Extract<EvacuationEffect, { type: "startMigration" }>;
@@ -151,6 +161,7 @@ export function createEvacuationRunner(
           bandwidthMiBps: effect.bandwidthMiBps,
         },
         accept: effect.accept,
+        origin: { by: state.origin.by, evacuation: state.id, rule: state.origin.rule },
       });
     } catch (error) {
       if (!(error instanceof Fault) || saysNothing.has(error.code)) throw error;
@@ -191,6 +202,12 @@ export function createEvacuationRunner(
     return states.flatMap((state) => (state === null || isEnded(state) ? [] : [state]));
   }
 
+  const untold = ({ id }: EvacuationState, error: unknown) =>
+    log.write("warn", "an evacuation is not written down yet; the timer repeats it", {
+      evacuation: id,
+      error: String(error),
+    });
+
   const see = async (
     state: EvacuationState,
     { inventories, asks }: Pick<Round, "inventories" | "asks">,
@@ -219,6 +236,8 @@ export function createEvacuationRunner(
       if (await holdsHost(known)) await dispatch(known, endEffects(known));
       return known;
     }
+    // Told where it is stored; a process that died in between is repaired by the tick.
+    if (asks !== null) await tell(evacuationStarted(known)).catch((error: unknown) => untold(known, error));
     // Before anything that may fail: whatever cannot be read or asked, the deadline holds.
     const { deadlineAt } = known;
     const isLate = deadlineAt !== null && nowMs() >= Date.parse(deadlineAt);

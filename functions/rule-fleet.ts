@@ -98,11 +98,11 @@ export function createRules(
   stores: { rules: RuleStore; dedup: DedupStore },
   evacuations: Pick<EvacuationRunner, "plan" | "request" | "cancel">,
 ) {
-  const { clock, ids, log, shutdowns } = ports;
+  const { clock, ids, log, chronicle, shutdowns } = ports;
   const { rules, dedup } = stores;
   const cron = cronerCron();
   const fleet = createRuleFleet(ports, evacuations);
-  const runner = createRuleRunner({ clock, ids, log, rules, dedup, shutdowns, cron, fleet });
+  const runner = createRuleRunner({ clock, ids, log, chronicle, rules, dedup, shutdowns, cron, fleet });
   const seal = createSecretSeal(ports);
   const desk = createTriggerDesk({ clock, log, rules, seal, runner });
   return { rules, cron, runner, seal, desk, book: createRuleBook({ clock, rules, cron }) };

@@ -19,8 +19,10 @@ import {
 import { type RuleEffect, type StepFacts, startable, stepRule } from "./core/rule-step.ts";
 import type { Cron, Window } from "./core/schedule.ts";
 import { isFor, personEvent, scheduleEvent, type TriggerEvent } from "./core/trigger-event.ts";
-import type { Clock, DedupStore, Ids, Log, RuleStore, ShutdownStore } from "./ports.ts";
+import type { Chronicle, Clock, DedupStore, Ids, Log, RuleStore, ShutdownStore } from "./ports.ts";
+import { tellRuns } from "./rule-told.ts";
 import { lookAtShutdowns } from "./shutdown-desk.ts";
+import { createTeller } from "./teller.ts";
 
 /** What a rule asks of evacuations and of the fleet. Every request may be repeated: the same id is the same evacuation. */
 export interface RuleFleet {
@@ -52,6 +54,7 @@ export interface RulePorts {
   clock: Clock;
   ids: Ids;
   log: Log;
+  chronicle: Chronicle;
   rules: RuleStore;
   dedup: DedupStore;
   shutdowns: ShutdownStore;
@@ -97,6 +100,7 @@ const atOnce = 16;
 export function createRuleRunner(ports: RulePorts): RuleRunner {
   const { clock, ids, log, rules, dedup, shutdowns, cron, fleet } = ports;
   const nowMs = () => Date.parse(clock.now());
+  const tell = createTeller(ports);
 
   /** Load -> decide -> one conditional write. `make` may be called again with what somebody else wrote. */
   async function change<T>(name: string, make: (state: RuleState) => { state: RuleState; result: T }): Promise<T> {
@@ -104,7 +108,10 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       const before = (await rules.state(name)) ?? newRuleState(name);
       const { state, result } = make(before);
       if (JSON.stringify(state) === JSON.stringify(before)) return result;
-      if ((await rules.commitState(fitted({ ...state, version: before.version + 1 }))) === "committed") return result;
+      const next = fitted({ ...state, version: before.version + 1 });
+      if ((await rules.commitState(next)) === "conflict") continue;
+      await told(next);
+      return result;
     }
     throw new Fault({
       code: "store.unreachable",
@@ -113,6 +120,14 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       retry: "safe",
     });
   }
+
+  const told = (state: RuleState) =>
+    tellRuns(tell, state, nowMs()).catch((error: unknown) =>
+      log.write("warn", "a rule's run is not written down yet; the timer repeats it", {
+        rule: state.rule,
+        error: String(error),
+      }),
+    );
 
   const join = (
     state: RuleState,
@@ -297,6 +312,7 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
       );
       const states = new Map((await rules.states()).map((state) => [state.rule, state]));
       const lastRuns = new Map<string, number>();
+      for (const state of states.values()) await told(state);
       for (const [name, { lastOpeningAt }] of states)
         if (lastOpeningAt !== null) lastRuns.set(name, Date.parse(lastOpeningAt));
       const due = new Map(dueRuns(records, lastRuns, nowMs(), cron).map(({ record, window }) => [record.name, window]));

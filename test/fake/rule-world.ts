@@ -11,6 +11,7 @@ import type { Fault } from "#protocol/fault";
 import { controlSigner } from "#test/fake/control-key";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
 import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
+import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 
 export const ruleHostId = (index: number) => `h_01JD00000000000000000000${String(index).padStart(2, "0")}`;
 export const ruleHost = (index: number, fields: Partial<RuleHost> = {}): RuleHost => ({
@@ -77,12 +78,14 @@ export function ruleWorld(startAt = "2027-02-01T00:00:00.000Z") {
   const cron = cronerCron();
   const tickets = controlSigner();
   const book = createRuleBook({ clock, rules, cron });
-  const runner = createRuleRunner({ clock, ids, log, rules, dedup, shutdowns, cron, fleet });
+  const chronicle = new MemoryChronicle(positionsBy(clock));
+  const runner = createRuleRunner({ clock, ids, log, chronicle, rules, dedup, shutdowns, cron, fleet });
   const seal = createSecretSeal({ ids, tickets });
   const desk = createTriggerDesk({ clock, log, rules, seal, runner });
 
   return {
     script,
+    chronicle,
     rules,
     dedup,
     book,
