@@ -35,8 +35,9 @@ export const leaseMs = 45_000;
 const refSchema = z.object({ eventId: z.string(), type: z.string(), writtenAt: z.string() });
 
 export const webhookDeliverySchema = z.object({
-  /** The webhook's id, not its name. */
+  /** The webhook's id. */
   webhook: z.string(),
+  name: z.string(),
   version: z.int(),
   /** What stands up to here in the chronicle was delivered, dropped, or is not wanted. */
   cursor: z.string(),
@@ -67,8 +68,13 @@ export type WebhookOutcome =
   | { kind: "unanswered"; cause: string };
 
 /** It begins with what happens after the webhook was made. Version 0: nothing is stored yet. */
-export const newDelivery = ({ id, createdAt }: Pick<WebhookRecord, "id" | "createdAt">): WebhookDelivery => ({
+export const newDelivery = ({
+  id,
+  name,
+  createdAt,
+}: Pick<WebhookRecord, "id" | "name" | "createdAt">): WebhookDelivery => ({
   webhook: id,
+  name,
   version: 0,
   cursor: positionAt(Date.parse(createdAt)),
   lease: null,
@@ -180,20 +186,20 @@ function askedPauseMs(retryAfter: string | null, nowMs: number): number {
   return Number.isNaN(atMs) ? 0 : Math.max(0, atMs - nowMs);
 }
 
-/** A person says that it goes on: it is tried at once, and nothing has waited yet. */
+/** A person has changed the webhook: it is tried at once, nothing has waited yet, and whoever delivers by what stood before is overtaken. */
 export const resumed = (delivery: WebhookDelivery): WebhookDelivery => ({
   ...delivery,
   version: delivery.version + 1,
   attempts: 0,
   failingSince: null,
   notBefore: null,
+  lease: null,
 });
 
-/** Once more from this time on, or on from a later one. Whoever delivers now finds that it was overtaken. */
+/** Once more from this time on, or on from a later one. */
 export const replayed = (delivery: WebhookDelivery, sinceMs: number): WebhookDelivery => ({
   ...resumed(delivery),
   cursor: positionAt(sinceMs),
-  lease: null,
   pending: null,
 });
 
