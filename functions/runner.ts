@@ -125,6 +125,12 @@ export function createRunner(
       });
     });
 
+  /** One that ended before it began is told as begun as well: whoever counts what runs sees both. */
+  async function tellEnd(state: MigrationState): Promise<void> {
+    if (state.attempts.inspectSource === undefined) await tell(migrationStarted(state));
+    await tell(migrationEnded(state));
+  }
+
   async function send(state: MigrationState, pending: Pending, payloads: Payloads): Promise<void> {
     const command = await materialise(state, pending, payloads);
     await sockets.push(state[pending.side].id, { type: "command", command });
@@ -176,7 +182,7 @@ export function createRunner(
 
   /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands, so its end is told first. */
   async function release(state: MigrationState, keep: Side | null): Promise<void> {
-    await tell(migrationEnded(state));
+    await tellEnd(state);
     const sides = (["source", "destination"] as const).filter((side) => side !== keep);
     await migrations.unpoint(
       sides.map((side) => state[side].id),
@@ -332,7 +338,7 @@ export function createRunner(
     const state = await migrations.load(id);
     if (state === null) return [];
     if (state.step === "ended") {
-      await tell(migrationEnded(state));
+      await tellEnd(state);
       await migrations.unpoint([hostId], id);
       return [];
     }

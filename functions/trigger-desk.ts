@@ -18,6 +18,8 @@ export interface TriggerRequest {
   kind: Exclude<TriggerKind, "host-shutdown">;
   header(name: string): string | undefined;
   body: Uint8Array;
+  /** Told of a caller who has proved itself and says something that can be read, before it has any effect; what it throws is thrown. */
+  proved?(by: string): Promise<void>;
 }
 
 /** Nobody's: tried where a rule has fewer credentials, or where there is no rule, so that the work is the same. What they find counts for nothing. */
@@ -99,6 +101,7 @@ export function createTriggerDesk(ports: {
           action: "Look at what the sender sends; the formats are in the documentation.",
           retry: "never",
         });
+      await request.proved?.(`trigger of ${name}`);
       const triggered = await runner.triggered(name, read.events);
       log.write("info", "a rule was triggered", { rule: name, kind: request.kind, ...triggered });
       return triggered;

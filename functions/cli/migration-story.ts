@@ -8,8 +8,12 @@ const placeText = { item: "in its own item in DynamoDB", bucket: "in the bucket"
 
 const exactSize = (bytes: number) => (bytes < 1024 ? `${bytes} B` : `${sizeText(bytes)} (${bytes} B)`);
 
+/** Who, and on whose behalf. A rule asks in its own name. */
+const askedBy = ({ by, evacuation }: NonNullable<Migration["origin"]>) =>
+  evacuation === null ? by : `${by}, by ${evacuation}`;
+
 function headLines(migration: Migration): string[] {
-  const { domain, source, destination, status, step, createdAt, endedAt, epoch, accept, options } = migration;
+  const { domain, source, destination, status, step, createdAt, endedAt, epoch, accept, options, origin } = migration;
   const took = endedAt === null ? "" : `, took ${durationText(Date.parse(endedAt) - Date.parse(createdAt))}`;
   const wishes = [
     ...(options.offline ? ["offline"] : []),
@@ -23,6 +27,7 @@ function headLines(migration: Migration): string[] {
     `way          ${source} -> ${destination}`,
     `status       ${status}${step === "ended" ? "" : `, ${stepText(step)}`}, epoch ${epoch}`,
     `began        ${createdAt}`,
+    ...(origin === null ? [] : [`asked by     ${askedBy(origin)}`]),
     ...(endedAt === null ? [`changed      ${migration.updatedAt}`] : [`ended        ${endedAt}${took}`]),
     ...(wishes.length > 0 ? [`options      ${wishes.join(", ")}`] : []),
   ];

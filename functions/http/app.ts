@@ -4,6 +4,7 @@
  */
 import { Hono } from "hono";
 import { Fault } from "#protocol/fault";
+import { recordRequest } from "./audit.ts";
 import { authenticate, type Principal, requireAdmin } from "./auth.ts";
 import { bundleRoutes } from "./bundles.ts";
 import { checkRoutes } from "./checks.ts";
@@ -129,6 +130,14 @@ async function serve(deps: AppDeps, served: Route, context: AppContext): Promise
   const decoded = served.body === null ? null : await body(served.body, req.raw);
   const answered = await served.handle({
     context,
+  if (served.access !== "open" && served.changes({ body: decoded, query }))
+    await recordRequest(deps.ports, {
+      method: served.method,
+      path: req.path,
+      by: principal.name,
+      requestId: context.get("requestId"),
+      admin: principal.admin,
+    });
     principal,
     query,
     body: decoded,

@@ -132,6 +132,7 @@ export function bundleRoutes(deps: AppDeps): Route[] {
       tag,
       summary: "Ask for a short-lived URL to upload a bundle to; it is kept under its digest, so repeating is harmless",
       access: "token",
+      changes: false,
       body: z.strictObject({
         sha256: sha256Schema,
         bytes: z.int().check(z.minimum(1), z.maximum(bundleBytesMax)),

@@ -20,6 +20,7 @@ export function checkRoutes({ ports, answerMsMax }: AppDeps): Route[] {
       tag: "checks",
       summary: "Preflight: asks the hosts what stands in the way and changes nothing",
       access: "token",
+      changes: false,
       body: z.strictObject({
         /** Name or UUID. */
         domain: nameSchema,

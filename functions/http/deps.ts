@@ -6,6 +6,7 @@ import type { BundleRef } from "#protocol/blob";
 import type { DomainRef, MigrateOptions, Side } from "#protocol/command";
 import type { Door } from "#protocol/identity";
 import type { BundleTask } from "../core/bundle-task.ts";
+import type { Origin } from "../core/origin.ts";
 import type { Cron } from "../core/schedule.ts";
 import type { HostRef, MigrationState } from "../core/state.ts";
 import type { EvacuationRunner } from "../evacuation-runner.ts";
@@ -26,6 +27,7 @@ export interface Requests {
     options: MigrateOptions;
     accept: string[];
   }): Promise<MigrationState>;
+    origin?: Origin | undefined;
   requestBundle(input: {
     id: string;
     kind: "export" | "restore";

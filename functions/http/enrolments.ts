@@ -6,6 +6,7 @@
 import * as z from "zod/mini";
 import { enrolmentPath, hostIdSchema } from "#protocol/identity";
 import { publicKeySchema } from "#protocol/signed";
+import { hostEnrolled } from "../core/chronicle-host.ts";
 import type { AppDeps } from "./deps.ts";
 import { hostNameSchema } from "./hosts.ts";
 import { fault } from "./problem.ts";
@@ -63,22 +64,25 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
         const namesake = await ports.hosts.byName(name);
         if (namesake !== null) {
           if (namesake.publicKey !== publicKey) throw nameTaken();
+          // Its first answer may have been lost with what was to be told.
+          await ports.chronicle.append(hostEnrolled(namesake, parsed.id));
           return { status: 201, value: { hostId: namesake.id, name, controlKey } };
         }
         if (!(await ports.tokens.use(parsed.id, at))) throw invalid("This join token has no use left.");
         const id = `h_${ports.ids.ulid()}`;
+        const host = { id, name, enrolledAt: at };
         const created = await ports.hosts.create({
-          id,
-          name,
+          ...host,
           publicKey,
           cordoned: false,
-          enrolledAt: at,
           lastSeenAt: null,
           protocol: null,
           features: [],
           facts: null,
         });
         if (created === "conflict") throw nameTaken();
+        // Told before it is answered: a shim that hears nothing enrols again, and so it is told then.
+        await ports.chronicle.append(hostEnrolled(host, parsed.id));
         ports.log.write("info", "host enrolled", { host: name, token: parsed.id });
         return { status: 201, value: { hostId: id, name, controlKey } };
       },

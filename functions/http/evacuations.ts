@@ -161,6 +161,7 @@ export function evacuationRoutes(deps: AppDeps): Route[] {
         ...common,
       }),
       ...replies,
+      changes: ({ body }) => !body.dryRun,
       faults: ["host.absent", "host.offline", "shim.incompatible", "destination.sameHost", "request.conflict"],
       async handle(asked) {
         const { body, principal } = asked;
@@ -262,6 +263,7 @@ export function evacuationRoutes(deps: AppDeps): Route[] {
       idempotent: true,
       body: z.strictObject(common),
       ...replies,
+      changes: ({ body }) => !body.dryRun,
       faults: ["request.notFound", "request.conflict", "host.absent", "host.offline", "shim.incompatible"],
       async handle(asked) {
         const { param, body, principal } = asked;
@@ -292,6 +294,7 @@ export function evacuationRoutes(deps: AppDeps): Route[] {
         ...common,
       }),
       ...replies,
+      changes: ({ body }) => !body.dryRun,
       faults: ["host.absent", "host.offline", "shim.incompatible", "request.conflict"],
       async handle(asked) {
         const { param, body, principal } = asked;

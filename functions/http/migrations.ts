@@ -107,6 +107,7 @@ export function migrationRoutes(deps: AppDeps): Route[] {
             bandwidthMiBps: body.bandwidthMiBps ?? null,
           },
           accept: body.accept,
+          origin: { by: asked.principal.name, evacuation: null, rule: null },
         });
         return accepted(state);
       },

@@ -52,6 +52,8 @@ export interface Route {
   replies: readonly Reply[];
   /** Codes beyond those that every route of its kind has (`commonFaults`). */
   faults: readonly FaultCode[];
+  /** Whether this request asks for a change, which is written down before it is done. */
+  changes(asked: { body: unknown; query: unknown }): boolean;
   handle(asked: Asked<unknown, unknown>): Promise<Answered<unknown>>;
 }
 
@@ -68,9 +70,12 @@ export function route<B = null, Q = null, R = null>(spec: {
   reply: { status: SuccessStatus; description: string; schema?: z.ZodMiniType<R>; mediaType?: string };
   otherReplies?: readonly Reply[];
   faults?: readonly FaultCode[];
+  /** Absent: whatever is no GET. */
+  changes?: boolean | ((asked: { body: B; query: Q }) => boolean);
   handle(asked: Asked<B, Q>): Promise<Answered<R>>;
 }): Route {
   const { schema, ...reply } = spec.reply;
+  const { changes = spec.method !== "GET" } = spec;
   return {
     method: spec.method,
     path: spec.path,
@@ -82,6 +87,8 @@ export function route<B = null, Q = null, R = null>(spec: {
     body: spec.body ?? null,
     replies: [{ ...reply, schema: schema ?? null }, ...(spec.otherReplies ?? [])],
     faults: spec.faults ?? [],
+    // Sound, as below.
+    changes: typeof changes === "boolean" ? () => changes : (changes as Route["changes"]),
     // Sound: the app passes what `spec.body` and `spec.query` decoded, and null where there is none.
     handle: spec.handle as Route["handle"],
   };

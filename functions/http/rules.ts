@@ -75,6 +75,7 @@ export function ruleRoutes(deps: AppDeps): Route[] {
         dryRun: flag,
       }),
       body: ruleSchema,
+      changes: ({ query }) => query.dryRun !== "true",
       reply: { status: 200, description: "The rule as it stands", schema: ruleWrittenSchema },
       faults: ["request.notFound", "request.conflict"],
       async handle({ param, body, query, principal }) {
@@ -206,6 +207,7 @@ export function ruleRoutes(deps: AppDeps): Route[] {
         hosts: z.optional(z.array(nameSchema).check(z.minLength(1), z.maxLength(ruleNamesMax))),
         dryRun: z._default(z.boolean(), false),
       }),
+      changes: ({ body }) => !body.dryRun,
       reply: { status: 202, description: "What is evacuated and what is not", schema: ruleRunReplySchema },
       faults: ["request.notFound", "request.conflict"],
       async handle(asked) {

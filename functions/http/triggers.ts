@@ -4,6 +4,7 @@
  */
 import { triggerBodyBytesMax } from "../core/trigger-event.ts";
 import type { TriggerRequest } from "../trigger-desk.ts";
+import { recordRequest } from "./audit.ts";
 import type { AppDeps } from "./deps.ts";
 import { fault } from "./problem.ts";
 import { type Route, route } from "./route.ts";
@@ -52,6 +53,14 @@ export function triggerRoutes(deps: AppDeps): Route[] {
           rule: param("rule"),
           header: (name) => context.req.header(name),
           body,
+          proved: (by) =>
+            recordRequest(deps.ports, {
+              method: "POST",
+              path: context.req.path,
+              by,
+              requestId: context.get("requestId"),
+              admin: false,
+            }),
         };
         const { accepted, repeated, ignored } = await ruleFace(deps).desk.take(request);
         return { status: 202, value: { accepted, repeated, ignored } };
