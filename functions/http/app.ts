@@ -26,6 +26,7 @@ import { type AppContext, type Route, route, type Variables } from "./route.ts";
 import { ruleRoutes } from "./rules.ts";
 import { tokenRoutes } from "./token-routes.ts";
 import { triggerRoutes } from "./triggers.ts";
+import { webhookRoutes } from "./webhooks.ts";
 
 /** The version of the API's document; the paths carry the major one. */
 export const apiVersion = "1.0.0";
@@ -68,6 +69,7 @@ export function appRoutes(deps: AppDeps, requests = new RequestCounts()): Route[
     ...driftRoutes(deps),
     ...ruleRoutes(deps),
     ...triggerRoutes(deps),
+    ...webhookRoutes(deps),
   ];
   return routes;
 }

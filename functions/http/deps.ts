@@ -16,6 +16,7 @@ import type { RuleBook } from "../rule-book.ts";
 import type { RuleRunner } from "../rule-runner.ts";
 import type { SecretSeal } from "../secret-seal.ts";
 import type { TriggerDesk } from "../trigger-desk.ts";
+import type { WebhookFace } from "../webhook-face.ts";
 
 export interface Requests {
   /** Creates a migration under this id and starts it. Throws `domain.busy`. */
@@ -64,6 +65,8 @@ export interface AppDeps {
   evacuations: Pick<EvacuationRunner, "plan" | "request" | "cancel">;
   /** Absent: this deployment runs no rules, and says so. */
   rules?: RuleFace | undefined;
+  /** Absent: this deployment posts to no webhooks, and says so. */
+  webhooks?: WebhookFace | undefined;
   /** Absent: `/metrics` tells only what is so at this moment and what this isolate has done. */
   metrics?: MetricFace | undefined;
   /** SHA-256 of the admin token, hex; null: there is none and only API tokens open the door. */

@@ -11,6 +11,8 @@ import { createMetricCounter } from "#functions/metric-counter";
 import { type FeedEvent, type HostRecord, type Ports, paceOf } from "#functions/ports";
 import { preflightMemory } from "#functions/preflights";
 import { createRules } from "#functions/rule-fleet";
+import { createWebhooks } from "#functions/webhook-face";
+import type { WebhookPost } from "#functions/webhook-post";
 import type { Command, ReportBody } from "#protocol/command";
 import type { FaultBody, Finding } from "#protocol/fault";
 import { heartbeatMs } from "#protocol/limits";
@@ -36,6 +38,7 @@ import {
   MemoryMigrations,
   MemoryTokens,
 } from "#test/fake/memory-store";
+import { MemoryWebhooks } from "#test/fake/memory-webhooks";
 import { bundleRef, successes } from "#test/fake/migration";
 
 export const adminToken = "test-admin-token";
@@ -161,6 +164,9 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     bucket: new Map<string, number>([[bundleRef.key, bundleRef.bytes]]),
     logged: [] as string[],
     storeMetrics: "",
+    /** What webhooks' receivers were sent, and the status that they answer. */
+    posted: [] as WebhookPost[],
+    receiverStatus: 204,
     /** The shims do not reach each other: Finish and Confirm are relayed as commands. */
     relayed: false,
   };
@@ -219,11 +225,21 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
   const rules = createRules(ports, { rules: new MemoryRules(), dedup: new MemoryDedup(clock) }, evacuations);
   const metrics = new MemoryMetrics();
   const metricCounter = createMetricCounter({ ...ports, metrics });
+  const webhooks = createWebhooks(ports, new MemoryWebhooks(), {
+    async post(post) {
+      script.posted.push(post);
+      return { kind: "answered", status: script.receiverStatus, retryAfter: null };
+    },
+    targets: "public",
+    postsAtOnce: 4,
+    random: () => 0.5,
+  });
   const app = createApp({
     ports,
     runner,
     evacuations,
     rules,
+    webhooks,
     metrics: { counter: metricCounter, version: "0.0.0-test" },
     adminTokenSha256: sha256(adminToken),
     storeMetrics: () => script.storeMetrics,
@@ -310,6 +326,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
     runner,
     evacuations,
     rules,
+    webhooks,
     metrics,
     metricCounter,
     script,

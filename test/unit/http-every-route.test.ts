@@ -23,6 +23,7 @@ const rule = {
 beforeEach(async () => {
   fleet = await memoryFleet();
   await fleet.rules.book.put(ruleSchema.parse(rule), "test", null);
+  await fleet.webhooks.book.put("rack-b", { url: "https://example.com/" }, "test");
 });
 
 /** A body that each route with a body takes. */
@@ -31,6 +32,9 @@ const examples: Record<string, object> = {
   "PATCH /v1/rules/:name": { paused: true },
   "POST /v1/rules/:name/run": {},
   "POST /v1/rules/:name/credentials": {},
+  "PUT /v1/webhooks/:name": { url: "https://example.com/hook", types: ["migration"] },
+  "POST /v1/webhooks/:name/secret": {},
+  "POST /v1/webhooks/:name/replay": { since: "2026-11-22T09:00:00Z" },
   "POST /v1/join-tokens": {},
   "POST /v1/api-tokens": { name: "ci" },
   "POST /v1/enrolments": {
@@ -69,6 +73,7 @@ function failing(ports: Ports, error: () => Error): void {
     ports.bundles,
     ports.sockets,
     fleet.rules.rules,
+    fleet.webhooks.webhooks,
   ])
     for (const name of methodsOf(port))
       Object.defineProperty(port, name, {
