@@ -10,10 +10,20 @@ import { chronicleRowsMax, chronicleSettleMs } from "./core/limits.ts";
 import { advanced, type MetricRecord, noRecord } from "./core/metric-totals.ts";
 import type { Chronicle, Clock, Log, MetricStore, MetricsKept } from "./ports.ts";
 
-/** Pages of one advance by the timer: 5,000 events in some seconds, within the timer's minute; a year of a busy fleet takes it an hour or two. */
-const timerPagesMax = 50;
-/** Of one by a scrape, which Prometheus waits 10 s for: what a minute without a timer brings, in well below a second. */
-const scrapePagesMax = 5;
+export interface AdvanceBounds {
+  /** Events of one page. */
+  rowsMax: number;
+  /** Pages of one advance by the timer. */
+  timerPagesMax: number;
+  /** Pages of one by a scrape. */
+  scrapePagesMax: number;
+}
+
+/**
+ * The timer's 5,000 events take some seconds of its minute; a year of a busy fleet is counted in an hour or two. A scrape, which Prometheus waits 10 s for, counts
+ * what a minute without a timer brings, in well below a second.
+ */
+const boundsDefault: AdvanceBounds = { rowsMax: chronicleRowsMax, timerPagesMax: 50, scrapePagesMax: 5 };
 /** A scrape leaves totals alone that were brought up so recently: several scrapers at once cost no more than one. */
 const scrapeAgeMs = 10_000;
 
@@ -37,7 +47,10 @@ export interface MetricPorts {
   metrics: Pick<MetricStore, "load" | "commit">;
 }
 
-export function createMetricCounter({ clock, log, chronicle, metrics }: MetricPorts): MetricCounter {
+export function createMetricCounter(
+  { clock, log, chronicle, metrics }: MetricPorts,
+  { rowsMax, timerPagesMax, scrapePagesMax } = boundsDefault,
+): MetricCounter {
   /** Up to where this process has seen for itself that no event is left uncounted; what is not written down every time (an idle fleet writes nothing). */
   let lookedMs = 0;
 
@@ -46,9 +59,9 @@ export function createMetricCounter({ clock, log, chronicle, metrics }: MetricPo
     const entries: ChronicleEntry[] = [];
     for (let page = 0; page < pagesMax; page += 1) {
       const at = entries.at(-1)?.at ?? record.cursor;
-      const more = await chronicle.after({ at, until, limit: chronicleRowsMax });
+      const more = await chronicle.after({ at, until, limit: rowsMax });
       entries.push(...more);
-      if (more.length < chronicleRowsMax) return { entries, atEnd: true };
+      if (more.length < rowsMax) return { entries, atEnd: true };
     }
     return { entries, atEnd: false };
   }
