@@ -18,20 +18,14 @@ import { plan as planner } from "./core/placement.ts";
 import type { Plan } from "./core/placement-view.ts";
 import type { HostRef, MigrationState } from "./core/state.ts";
 import { askPreflights, provenOnly } from "./evacuation-preflights.ts";
-import { Inventories, inventoryLagMsMax, lookAround, type Seen } from "./placement-look.ts";
+import { Round } from "./evacuation-round.ts";
+import { inventoryLagMsMax, lookAround, type Seen } from "./placement-look.ts";
 import type { HostRecord, Ports } from "./ports.ts";
 import { type PreflightMemory, Preflights, preflightAgeMsMax } from "./preflights.ts";
 import { busyRefusal, hostRefusals, pairRefusals } from "./refusals.ts";
 import { createRunner, type Runner } from "./runner.ts";
 import { createTeller } from "./teller.ts";
 
-/** A turn is a few reads and one write; whoever holds it longer has died. */
-const turnMsMax = 30_000;
-/** What is left of it for the commit with its repetitions. */
-const commitMsMax = 12_000;
-/** Tries of taking the turn and the pause between them: turns are short, and who comes too late is looked after by the tick. */
-const turnTriesMax = 10;
-const turnPauseMs = 100;
 /** How long a tick asks hosts for one evacuation; the timer comes again in a minute. */
 const tickAskMsMax = 15_000;
 /** Evacuations that one tick looks after side by side. */
@@ -196,39 +190,31 @@ export function createEvacuationRunner(
     return newest;
   }
 
-  async function othersOf(id: string): Promise<EvacuationState[]> {
-    const claims = (await evacuations.claims()).filter(({ evacuationId }) => evacuationId !== id);
-    const states = await Promise.all(claims.map(({ evacuationId }) => evacuations.load(evacuationId)));
-    return states.flatMap((state) => (state === null || isEnded(state) ? [] : [state]));
-  }
-
   const untold = ({ id }: EvacuationState, error: unknown) =>
     log.write("warn", "an evacuation is not written down yet; the timer repeats it", {
       evacuation: id,
       error: String(error),
     });
 
-  const see = async (
-    state: EvacuationState,
-    { inventories, asks }: Pick<Round, "inventories" | "asks">,
-  ): Promise<Seen> =>
+  const see = async (state: EvacuationState, { round, asks }: Around): Promise<Seen> =>
     lookAround(ports, {
       state,
-      others: await othersOf(state.id),
+      others: await round.others(state.id),
       preflights,
-      inventories,
+      inventories: round.inventories,
       onlyAllowed: asks === null,
     });
 
-  /** What the looks of one tick share. `asks`: until when hosts may be asked; null: they may not be asked now. */
-  interface Round {
-    inventories: Inventories;
+  /** `asks`: until when hosts may be asked; null: they may not be asked now. */
+  interface Around {
+    round: Round;
     asks: { untilMs: number } | null;
   }
 
   /** One whole look: what ended, what hosts say (where they may be asked), then what to start. */
-  async function look(id: string, around: Round): Promise<EvacuationState | null> {
-    const { asks } = around;
+  async function look(id: string, around: Around): Promise<EvacuationState | null> {
+    const { asks, round } = around;
+    const { era } = round;
     const known = await evacuations.load(id);
     if (known === null) return null;
     if (isEnded(known)) {
@@ -242,18 +228,19 @@ export function createEvacuationRunner(
     const { deadlineAt } = known;
     const isLate = deadlineAt !== null && nowMs() >= Date.parse(deadlineAt);
     let state = await hear(isLate ? ((await handle(id, { type: "ticked", at: clock.now() })) ?? known) : known);
+    round.note(state, era);
     // Nothing waits, or no answer is remembered here (a function that never asks): what runs is heard of, and the timer decides. A report is
     // waiting for this, and the turn is others' as well.
     const canStart = memory.pairs.size > 0 && state.domains.some((each) => each.state === "waiting");
     if (asks === null && !canStart) return state;
-    for (let round = 0; round < looksMax && state.status === "running"; round += 1) {
+    for (let looks = 0; looks < looksMax && state.status === "running"; looks += 1) {
       if (asks !== null)
         await askPreflights(preflights, state, () => see(state, around), {
           sinceMs: nowMs() - preflightAgeMsMax,
           untilMs: asks.untilMs,
           planner: decide,
         });
-      const turn = await inTurn((untilMs) => decideOn(id, around, untilMs));
+      const turn = await round.inTurn((untilMs) => decideOn(id, around, untilMs));
       if (turn === null) break;
       await (turn.changed ? committed(turn.state, turn.effects) : dispatch(turn.state, turn.effects));
       ({ state } = turn);
@@ -274,7 +261,7 @@ export function createEvacuationRunner(
   }
 
   /** Within the turn: reads, decides and commits. Null: somebody else wrote meanwhile, or it has ended. */
-  async function decideOn(id: string, around: Round, untilMs: number): Promise<Decided | null> {
+  async function decideOn(id: string, around: Around, untilMs: number): Promise<Decided | null> {
     const state = await evacuations.load(id);
     if (state === null || isEnded(state)) return null;
     const seen = await see(state, around);
@@ -296,24 +283,9 @@ export function createEvacuationRunner(
     // The turn may be another's by now, and what was read with it.
     if (nowMs() >= untilMs) return null;
     const made = { ...next, version: state.version + 1 };
-    return (await evacuations.commit(made)) === "conflict" ? null : { state: made, effects, changed: true };
-  }
-
-  /** Runs in the one turn of the fleet; null when it could not be had. */
-  async function inTurn<T>(work: (untilMs: number) => Promise<T>): Promise<T | null> {
-    const holder = ports.ids.ulid();
-    for (let tries = 1; !(await evacuations.takeTurn(holder, turnMsMax)); tries += 1) {
-      if (tries >= turnTriesMax) return null;
-      await new Promise((resolve) => setTimeout(resolve, turnPauseMs));
-    }
-    try {
-      return await work(nowMs() + turnMsMax - commitMsMax);
-    } finally {
-      // It lapses by itself, and what was committed within it must be dispatched.
-      await evacuations.endTurn(holder).catch((error: unknown) => {
-        log.write("warn", "a turn could not be given back", { holder, error: String(error) });
-      });
-    }
+    if ((await evacuations.commit(made)) === "conflict") return null;
+    around.round.note(made, around.round.era);
+    return { state: made, effects, changed: true };
   }
 
   /** Makes it the one of its host. Whoever holds the host and has ended, or never came to be, is put aside. */
@@ -347,10 +319,10 @@ export function createEvacuationRunner(
 
   async function lookAfter(
     { hostId, evacuationId, at }: { hostId: string; evacuationId: string; at: string },
-    inventories: Inventories,
+    round: Round,
   ): Promise<void> {
     await guarded(evacuationId, async () => {
-      const state = await look(evacuationId, { inventories, asks: { untilMs: nowMs() + tickAskMsMax } });
+      const state = await look(evacuationId, { round, asks: { untilMs: nowMs() + tickAskMsMax } });
       // Its request died before it was stored.
       if (state === null && nowMs() - Date.parse(at) > startMsMax) await evacuations.unclaim(hostId, evacuationId);
     });
@@ -367,7 +339,7 @@ export function createEvacuationRunner(
   return {
     async plan(fresh, untilMs) {
       const options = { sinceMs: nowMs(), untilMs, planner: decide };
-      const around = { inventories: new Inventories(hosts), asks: { untilMs } };
+      const around = { round: new Round(ports), asks: { untilMs } };
       await askPreflights(preflights, fresh, () => see(fresh, around), options);
       const seen = await see(fresh, around);
       return { plan: evacuationPlan(fresh, seen.view, decide), seen };
@@ -382,7 +354,7 @@ export function createEvacuationRunner(
       // The timer takes a claim away whose evacuation it does not find, and finds none without a claim: now that it exists the claim is made sure of.
       if (standing === null) await claimedAgain(fresh);
       // What fails from here on is the tick's: it exists and will go on.
-      await guarded(fresh.id, () => look(fresh.id, { inventories: new Inventories(hosts), asks: { untilMs } }));
+      await guarded(fresh.id, () => look(fresh.id, { round: new Round(ports), asks: { untilMs } }));
       return (await evacuations.load(fresh.id)) ?? fresh;
     },
 
@@ -402,13 +374,13 @@ export function createEvacuationRunner(
 
     async tick() {
       const claims = await evacuations.claims();
-      const inventories = new Inventories(hosts);
+      const round = new Round(ports);
       // Where they are too many for one minute, each minute begins with others.
       const first = claims.length === 0 ? 0 : (Math.floor(nowMs() / 60_000) * looksAtOnce) % claims.length;
       const left = [...claims.slice(first), ...claims.slice(0, first)];
       // Side by side, so that hosts that answer slowly hold up no other's evacuation; what they start is decided by turns.
       const lane = async () => {
-        for (let claim = left.shift(); claim !== undefined; claim = left.shift()) await lookAfter(claim, inventories);
+        for (let claim = left.shift(); claim !== undefined; claim = left.shift()) await lookAfter(claim, round);
       };
       await Promise.all(Array.from({ length: Math.min(looksAtOnce, left.length) }, lane));
       return claims.length;
@@ -421,7 +393,7 @@ export function createEvacuationRunner(
           const state = about.has(hostId) ? await evacuations.load(evacuationId) : null;
           // Hosts are not asked now: this may be the very message of one of them that waits to be taken.
           if (state?.domains.some(({ migrationId }) => migrationId === id) === true)
-            await guarded(evacuationId, () => look(evacuationId, { inventories: new Inventories(hosts), asks: null }));
+            await guarded(evacuationId, () => look(evacuationId, { round: new Round(ports), asks: null }));
         }
       });
     },

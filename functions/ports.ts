@@ -109,8 +109,11 @@ export interface EvacuationStore {
   unclaim(hostId: string, evacuationId: string): Promise<void>;
   /** Every host that an evacuation has; strongly consistent: by these the timer finds what is active. */
   claims(): Promise<{ hostId: string; evacuationId: string; at: string }[]>;
-  /** Takes the one turn in which an evacuation decides what to start; false while another holder has it. Ends by itself after `lifeMs`. */
-  takeTurn(holder: string, lifeMs: number): Promise<boolean>;
+  /**
+   * Takes the one turn in which an evacuation decides what to start; null while another holder has it. `again`: nobody else has had it since this holder's
+   * last one, also where that was ended or has lapsed. Ends by itself after `lifeMs`.
+   */
+  takeTurn(holder: string, lifeMs: number): Promise<"first" | "again" | null>;
   endTurn(holder: string): Promise<void>;
 }
 

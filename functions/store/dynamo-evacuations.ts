@@ -26,6 +26,11 @@ const isOneVersionAhead = (state: EvacuationState): Condition => ({
   values: { ":previous": { N: String(state.version - 1) } },
 });
 
+const isHeldBy = (holder: string): Condition => ({
+  expression: "holder = :holder",
+  values: { ":holder": { S: holder } },
+});
+
 export class DynamoEvacuations implements EvacuationStore {
   readonly #table: DynamoTable;
   readonly #clock: Clock;
@@ -110,27 +115,24 @@ export class DynamoEvacuations implements EvacuationStore {
     }));
   }
 
-  async takeTurn(holder: string, lifeMs: number): Promise<boolean> {
+  async takeTurn(holder: string, lifeMs: number): Promise<"first" | "again" | null> {
     const nowMs = Date.parse(this.#clock.now());
-    const item: Item = {
-      pk: { S: turnKey.pk },
-      sk: { S: turnKey.sk },
-      holder: { S: holder },
-      expiresAtMs: { N: String(nowMs + lifeMs) },
-    };
-    return (
-      (await this.#table.put("the turn of evacuations", item, {
-        expression: "attribute_not_exists(pk) OR holder = :holder OR expiresAtMs < :now",
-        values: { ":holder": { S: holder }, ":now": { N: String(nowMs) } },
-      })) === "written"
-    );
+    const take = (condition: Condition) => this.#putTurn(holder, nowMs + lifeMs, condition);
+    // Still named as its holder: nobody else has had it since.
+    if (await take(isHeldBy(holder))) return "again";
+    const free = "attribute_not_exists(pk) OR holder = :holder OR expiresAtMs < :now";
+    const values = { ":holder": { S: holder }, ":now": { N: String(nowMs) } };
+    return (await take({ expression: free, values })) ? "first" : null;
   }
 
   async endTurn(holder: string): Promise<void> {
-    // Refused: it has expired and is another's by now.
-    await this.#table.delete("the turn of evacuations", turnKey, {
-      expression: "holder = :holder",
-      values: { ":holder": { S: holder } },
-    });
+    // Refused: it has expired and is another's by now. Its holder stays named, so that it can tell whether anybody came in between.
+    await this.#putTurn(holder, 0, isHeldBy(holder));
+  }
+
+  async #putTurn(holder: string, expiresAtMs: number, condition: Condition): Promise<boolean> {
+    const item = { pk: { S: turnKey.pk }, sk: { S: turnKey.sk }, holder: { S: holder } };
+    const timed = { ...item, expiresAtMs: { N: String(expiresAtMs) } };
+    return (await this.#table.put("the turn of evacuations", timed, condition)) === "written";
   }
 }

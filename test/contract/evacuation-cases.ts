@@ -126,18 +126,34 @@ export const evacuationCases: Record<string, (stores: Stores) => Promise<void>> 
   "the turn is one holder's at a time, until it ends it or its time is over": async ({ evacuations, setNow }) => {
     setNow(now);
     await evacuations.endTurn("nobody");
-    assert.equal(await evacuations.takeTurn("one", 60_000), true);
-    assert.equal(await evacuations.takeTurn("one", 60_000), true);
-    assert.equal(await evacuations.takeTurn("two", 60_000), false);
+    assert.notEqual(await evacuations.takeTurn("one", 60_000), null);
+    assert.equal(await evacuations.takeTurn("one", 60_000), "again");
+    assert.equal(await evacuations.takeTurn("two", 60_000), null);
     await evacuations.endTurn("two");
-    assert.equal(await evacuations.takeTurn("two", 60_000), false);
+    assert.equal(await evacuations.takeTurn("two", 60_000), null);
     setNow("2026-11-01T00:01:00.001Z");
-    assert.equal(await evacuations.takeTurn("two", 60_000), true);
+    assert.equal(await evacuations.takeTurn("two", 60_000), "first");
     await evacuations.endTurn("one");
-    assert.equal(await evacuations.takeTurn("one", 60_000), false);
+    assert.equal(await evacuations.takeTurn("one", 60_000), null);
     await evacuations.endTurn("two");
-    assert.equal(await evacuations.takeTurn("one", 60_000), true);
+    assert.equal(await evacuations.takeTurn("one", 60_000), "first");
     await evacuations.endTurn("one");
+    setNow(now);
+  },
+  "who takes the turn again is told whether anybody had it in between": async ({ evacuations, setNow }) => {
+    setNow(now);
+    const [one, two] = [ulid(), ulid()];
+    assert.equal(await evacuations.takeTurn(one, 60_000), "first");
+    await evacuations.endTurn(one);
+    assert.equal(await evacuations.takeTurn(one, 60_000), "again");
+    // It lapses, and nobody comes.
+    setNow("2026-11-01T00:01:00.001Z");
+    assert.equal(await evacuations.takeTurn(one, 60_000), "again");
+    await evacuations.endTurn(one);
+    assert.equal(await evacuations.takeTurn(two, 60_000), "first");
+    await evacuations.endTurn(two);
+    assert.equal(await evacuations.takeTurn(one, 60_000), "first");
+    await evacuations.endTurn(one);
     setNow(now);
   },
 };

@@ -227,15 +227,16 @@ export class MemoryEvacuations implements EvacuationStore {
     return [...this.#claims].map(([hostId, claim]) => ({ hostId, ...claim }));
   }
 
-  async takeTurn(holder: string, lifeMs: number): Promise<boolean> {
+  async takeTurn(holder: string, lifeMs: number): Promise<"first" | "again" | null> {
     const nowMs = Date.parse(this.#clock.now());
-    const isFree = this.#turn === null || this.#turn.holder === holder || this.#turn.expiresAtMs < nowMs;
-    if (isFree) this.#turn = { holder, expiresAtMs: nowMs + lifeMs };
-    return isFree;
+    const isMine = this.#turn?.holder === holder;
+    if (this.#turn !== null && !isMine && this.#turn.expiresAtMs >= nowMs) return null;
+    this.#turn = { holder, expiresAtMs: nowMs + lifeMs };
+    return isMine ? "again" : "first";
   }
 
   async endTurn(holder: string): Promise<void> {
-    if (this.#turn?.holder === holder) this.#turn = null;
+    if (this.#turn?.holder === holder) this.#turn = { holder, expiresAtMs: 0 };
   }
 }
 
