@@ -1,5 +1,6 @@
 /** Every command: words, arguments, options. Only data and lazy imports, so that printing the usage loads nothing else. */
 import type { CommandSpec, OptionSpec } from "./command.ts";
+import { webhookCommands } from "./webhook-command-table.ts";
 
 const json: OptionSpec = { summary: "print JSON" };
 const accept: OptionSpec = { value: "CODE,...", summary: "accept these risks, each by its code", multiple: true };
@@ -352,6 +353,7 @@ export const commands: readonly CommandSpec[] = [
     summary: "remove a sender's credential at once",
     load: async () => (await import("./rule-commands.ts")).removeCredential,
   },
+  ...webhookCommands,
   {
     words: ["drift"],
     positionals: [],
