@@ -15,7 +15,7 @@ import {
   withRefusals,
 } from "./rule-state.ts";
 import { type Cron, openWindow, type Window } from "./schedule.ts";
-import { isFor, isNamedBy, type TriggerEvent } from "./trigger-event.ts";
+import { isFor, isNamedBy, namesNoEntity, type TriggerEvent } from "./trigger-event.ts";
 
 /** An evacuation that a trigger asked for and nobody approved or could start is no answer to that trigger any more after this. */
 export const waitMsMax = 86_400_000;
@@ -77,6 +77,7 @@ export function ruleRun(
   const { fromTrigger } = rule.which;
   if (byPerson && fromTrigger !== undefined && event.data.hosts === null)
     return nobody("the rule's hosts are named by its trigger: name them", null);
+  if (fromTrigger !== undefined && namesNoEntity(event)) return nobody(noEntityCause(rule, event), null);
   const named = hosts.filter(
     (host) =>
       isSelected(rule.which, host) &&
@@ -98,6 +99,17 @@ export function ruleRun(
     else decision.hosts.push(host);
   }
   return decision;
+}
+
+/** Emptying a region's hosts is never meant by silence about them: the rule has to name its hosts itself. */
+function noEntityCause({ name }: Rule, { source, data: { labels } }: TriggerEvent): string {
+  const what = [labels.account, labels.service, labels.region, labels.eventTypeCode].filter(
+    (part) => part !== undefined,
+  );
+  return (
+    `the event names no entity (${what.join(", ")}), and this rule takes its hosts from the event: nothing is started. Look at ${source} in AWS Health; ` +
+    `for hosts that are struck: vmferry rule run ${name} --host HOST. A rule that is to empty certain hosts on such an event names them (\`which.names\`, \`which.labels\`), without \`fromTrigger\``
+  );
 }
 
 const isActive = ({ state }: RunHost): boolean =>

@@ -156,20 +156,24 @@ function readAwsHealth(value: unknown): ReadEvents {
     // `region` is where the event was delivered from; the region that is struck is in the detail.
     region: detail.eventRegion ?? event.region,
   };
+  const whole = Number(detail.totalPages ?? 1) <= 1;
+  // Of an account and a region as a whole where no entity is named. A page of several that names none says nothing: the others do.
+  const entities: (string | null)[] = detail.affectedEntities.map(({ entityValue }) => entityValue);
+  if (entities.length === 0 && whole) entities.push(null);
   return {
     ok: true,
-    events: detail.affectedEntities.map(({ entityValue }) => ({
+    events: entities.map((entity) => ({
       specversion: "1.0",
       id: event.id,
       source: detail.eventArn,
       type: "dev.vmferry.trigger.aws-health",
       time: event.time,
-      dedupkey: `aws-health ${detail.communicationId} ${affected} ${entityValue}`,
+      dedupkey: `aws-health ${detail.communicationId} ${affected}${entity === null ? "" : ` ${entity}`}`,
       data: {
         action: detail.statusCode === "closed" ? "resolve" : "fire",
-        labels: keptLabels({ ...common, entity: entityValue }),
+        labels: keptLabels(entity === null ? common : { ...common, entity }),
         hosts: null,
-        whole: Number(detail.totalPages ?? 1) <= 1,
+        whole,
       },
     })),
   };
@@ -260,6 +264,10 @@ export function isFor(rule: Rule, event: TriggerEvent): boolean {
   if (event.type !== `dev.vmferry.trigger.${rule.when.kind}`) return false;
   return rule.when.kind === "schedule" || labelsMatch(rule.when.matchers, event.data.labels);
 }
+
+/** An AWS Health event of an account and a region as a whole: it says of no host that it is struck, so no label of it names one. */
+export const namesNoEntity = ({ type, data }: TriggerEvent): boolean =>
+  type === "dev.vmferry.trigger.aws-health" && !Object.hasOwn(data.labels, "entity");
 
 /** Prometheus' `instance` carries the scraped port. */
 const withoutPort = (value: string): string => value.replace(/:\d{1,5}$/, "");

@@ -321,6 +321,53 @@ describe("AWS Health", () => {
     assert.equal(read.events[0]?.dedupkey, "aws-health c0ffee 123456789012 i-abcd1111");
   });
 
+  describe("that names no entity, only account, region and service", () => {
+    const refusals = async (rule: string) => (await world.rules.state(rule))?.refusals.map(({ cause }) => cause) ?? [];
+    const bare = { affectedEntities: undefined };
+    const regional = (which: object) => world.write({ ...healthRule, name: "regional", which });
+    const askRegional = async (detail: object = bare) => {
+      await addToken("regional", "vmt_regional");
+      const own = { authorization: "Bearer vmt_regional" };
+      return send({ rule: "regional", kind: "aws-health", text: JSON.stringify(message(detail)), headers: own });
+    };
+
+    test("starts nothing where the rule takes its hosts from the event, and says what to do, once", async () => {
+      assert.deepEqual(await ask(bare), { accepted: 1, repeated: 0, ignored: 0 });
+      assert.deepEqual(await ask({ affectedEntities: [] }), { accepted: 0, repeated: 1, ignored: 0 });
+      assert.deepEqual(world.evacuated(), []);
+      const [cause, ...more] = await refusals("health");
+      assert.deepEqual(more, []);
+      assert.match(
+        cause ?? "",
+        /names no entity.*123456789012.*EC2.*eu-central-1.*vmferry rule run health --host HOST.*which\.names/,
+      );
+      assert.equal((await ask({ ...bare, eventTypeCategory: "accountNotification" })).ignored, 1);
+    });
+
+    test("nor where the event's region or account alone would name hosts", async () => {
+      world.script.hosts = [ruleHost(1, { labels: { region: "eu-central-1" } })];
+      await regional({ fromTrigger: { label: "region", hostLabel: "region" } });
+      await askRegional();
+      assert.deepEqual(world.evacuated(), []);
+      assert.match((await refusals("regional"))[0] ?? "", /names no entity/);
+    });
+
+    test("starts the hosts that the rule itself names, and its end takes back what has not started", async () => {
+      await regional({ labels: { "instance-id": "i-other" } });
+      assert.equal((await askRegional()).accepted, 1);
+      assert.deepEqual(world.evacuated(), ["host2"]);
+      assert.equal((await askRegional({ ...bare, statusCode: "closed" })).accepted, 1);
+      assert.equal(world.script.cancelled.length, 1);
+    });
+
+    test("a page of several without entities says nothing: the others do", async () => {
+      await regional({ labels: { "instance-id": "i-other" } });
+      const page = { ...bare, page: "2", totalPages: "3" };
+      assert.deepEqual(await askRegional(page), { accepted: 0, repeated: 0, ignored: 0 });
+      assert.deepEqual(world.evacuated(), []);
+    });
+  });
+
   test("an event of another source is refused", async () => {
     const text = JSON.stringify({ ...message(), source: "aws.ec2" });
     assert.match(await told({ rule: "health", kind: "aws-health", text, headers }), /request.malformed/);
