@@ -6,9 +6,10 @@ import type { ShimOptions } from "./main.ts";
 export const shimUsage = `Usage: vmferry shim --url URL [--join TOKEN] [--name NAME] [--state DIR] [--libvirt SOCKET|URI]
                     [--migration-address ADDR] [--peer-listen ADDR:PORT] [--peer-advertise ADDR:PORT]
                     [--allow-path DIR ...] [--label KEY=VALUE ...]
+                    [--shutdown-budget 15m] [--shutdown-lock block|block-weak]
 Each option may also come from the environment: VMFERRY_URL, VMFERRY_JOIN, VMFERRY_NAME, VMFERRY_STATE,
 VMFERRY_LIBVIRT, VMFERRY_MIGRATION_ADDRESS, VMFERRY_PEER_LISTEN, VMFERRY_PEER_ADVERTISE, VMFERRY_ALLOW_PATH (separated by colons),
-VMFERRY_LABELS (separated by commas).`;
+VMFERRY_LABELS (separated by commas), VMFERRY_SHUTDOWN_BUDGET, VMFERRY_SHUTDOWN_LOCK.`;
 
 export type ParsedArguments = { help: true } | { help: false; options: Omit<ShimOptions, "out" | "err" | "signal"> };
 
@@ -24,6 +25,8 @@ export interface ShimValues {
   "peer-advertise"?: string | undefined;
   "allow-path"?: string[] | undefined;
   label?: string[] | undefined;
+  "shutdown-budget"?: string | undefined;
+  "shutdown-lock"?: string | undefined;
 }
 
 /** Throws an Error whose sentence names the wrong option. */
@@ -46,6 +49,8 @@ export function parseShimArguments(
       "peer-advertise": { type: "string" },
       "allow-path": { type: "string", multiple: true },
       label: { type: "string", multiple: true },
+      "shutdown-budget": { type: "string" },
+      "shutdown-lock": { type: "string" },
       help: { type: "boolean", short: "h" },
     },
   });
@@ -78,9 +83,40 @@ export function shimOptions(
     ...optional("migrationAddress", given(values["migration-address"], "VMFERRY_MIGRATION_ADDRESS")),
     ...optional("peerListen", given(values["peer-listen"], "VMFERRY_PEER_LISTEN")),
     ...optional("peerAdvertise", given(values["peer-advertise"], "VMFERRY_PEER_ADVERTISE")),
+    ...shutdownOf(
+      given(values["shutdown-budget"], "VMFERRY_SHUTDOWN_BUDGET"),
+      given(values["shutdown-lock"], "VMFERRY_SHUTDOWN_LOCK"),
+    ),
     labels: labelsOf(values.label ?? (env.VMFERRY_LABELS ?? "").split(",").filter((text) => text.trim() !== "")),
     allowPaths: values["allow-path"] ?? (env.VMFERRY_ALLOW_PATH ?? "").split(":").filter((path) => path !== ""),
   };
+}
+
+/** Longer than an evacuation takes; who needs more evacuates before. */
+const shutdownBudgetMsMax = 24 * 3_600_000;
+const unitMs: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000 };
+
+/** How this host's own shutdown is held. Throws an Error whose sentence names the wrong one. */
+function shutdownOf(
+  budget: string | undefined,
+  lock: string | undefined,
+): Pick<ShimOptions, "shutdownBudgetMs" | "shutdownLock"> {
+  const found: Pick<ShimOptions, "shutdownBudgetMs" | "shutdownLock"> = {};
+  if (budget !== undefined) {
+    const [, number = "", unit = "s"] = /^(\d{1,5})(?:([smh])|(?<=^0))$/.exec(budget) ?? [];
+    const ms = Number(number) * (unitMs[unit] ?? 0);
+    if (number === "" || ms > shutdownBudgetMsMax)
+      throw new Error(
+        `--shutdown-budget takes a time as in 90s, 15m or 2h, up to 24h, or 0, not "${budget.slice(0, 80)}"`,
+      );
+    found.shutdownBudgetMs = ms;
+  }
+  if (lock !== undefined) {
+    if (lock !== "block" && lock !== "block-weak")
+      throw new Error(`--shutdown-lock is block or block-weak, not "${lock.slice(0, 80)}"`);
+    found.shutdownLock = lock;
+  }
+  return found;
 }
 
 /** Labels of one host; far more than people give, and few enough for a heartbeat. */

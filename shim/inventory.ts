@@ -33,6 +33,8 @@ const entriesBytesMax = messageBytesMax - 4_096;
 export interface InventoryParts {
   libvirt(): Promise<LibvirtConnection>;
   send(message: UpMessage): boolean;
+  /** Every domain of this host, at each complete look, whether anybody is connected or not. */
+  onDomains?: ((domains: readonly InventoryDomain[]) => void) | undefined;
   clock: Clock;
   log: Log;
   signal: AbortSignal;
@@ -129,6 +131,7 @@ export class Inventory {
     const libvirt = await this.#parts.libvirt();
     const { domains } = await read(libvirt, procedures.connectListAllDomains, { needResults: true, flags: 0 });
     const now = await readAll(libvirt, domains);
+    this.#parts.onDomains?.(now);
     // Taken at the end of the look: a session that opened meanwhile wants all of it.
     const full = this.#fullDue;
     const known = full ? new Map<string, string>() : this.#sent;

@@ -34,6 +34,7 @@ import { openPeerSide, type PeerSide } from "./peer-side.ts";
 import { ProgressGate } from "./progress-gate.ts";
 import { readHostFacts } from "./session-facts.ts";
 import { SharedConnection } from "./shared-connection.ts";
+import { ShutdownWatch, shutdownBudgetMsDefault } from "./shutdown-watch.ts";
 import { Slots } from "./slots.ts";
 import { controlPlaneOrigin } from "./socket-address.ts";
 import { lockState } from "./state-lock.ts";
@@ -61,6 +62,10 @@ export interface ShimOptions {
   allowPaths?: readonly string[];
   /** What its owner says of this host, for selectors and limits. */
   labels?: Readonly<Record<string, string>>;
+  /** How long a shutdown of this host that is due is held at most; 0: it is told and not held. */
+  shutdownBudgetMs?: number;
+  /** The lock that refuses a shutdown while something is here; `block-weak` (systemd 257 and newer) lets root pass, whom `delay` then holds. */
+  shutdownLock?: "block" | "block-weak";
   /** One line, without its newline. */
   out(line: string): void;
   err(line: string): void;
@@ -134,7 +139,14 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       signal: stop.signal,
     });
     const libvirt = () => shared.get();
-    const inventory = new Inventory({ libvirt, send, clock, log, signal: stop.signal });
+    const inventory = new Inventory({
+      libvirt,
+      send,
+      onDomains: (domains) => shutdown.seen(domains),
+      clock,
+      log,
+      signal: stop.signal,
+    });
     const connections = new MigrationConnections(connect, (id, cause) => executor.connectionLost(id, cause));
     const grants = new Grants(send);
     const parts = {
@@ -154,6 +166,17 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       log,
     };
     const executor = new Executor(parts);
+    const shutdown = new ShutdownWatch({
+      host: identity.name,
+      budgetMs: options.shutdownBudgetMs ?? shutdownBudgetMsDefault,
+      lock: options.shutdownLock ?? "block",
+      records: () => executor.records(),
+      send,
+      clock,
+      log,
+      // A shim that ends holds nothing, whatever it still waits for.
+      signal: AbortSignal.any([options.signal, stop.signal]),
+    });
     const querySlots = new Slots(queriesAtOnceMax);
     const facts = () => readHostFacts({ libvirt, migrationAddress, peer: seal.peerAddress(), labels });
     let stopHeartbeat = () => {};
@@ -191,10 +214,12 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
         executor.resend();
         grants.resend();
         inventory.welcome();
+        shutdown.welcome(welcome.features);
       },
       onResend: () => {
         executor.resend();
         grants.resend();
+        shutdown.resend();
       },
       onRefused: (fault) => sayFault(options.err, fault),
       onMessage: (message) => {
@@ -203,6 +228,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
         else if (message.type === "granted") grants.granted(message);
         else if (message.type === "grantRefused") grants.refused(message);
         else if (message.type === "query") void answer(message);
+        else if (message.type === "shutdownHeard") shutdown.heard(message.requestId, message.state);
       },
     });
 
@@ -218,7 +244,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
       msMax: drainMsMax,
       armedMsMax: drainArmedMsMax,
     }).then(() => stop.abort());
-    const running = [shared.keep(), inventory.run(), watch.run()];
+    const running = [shared.keep(), inventory.run(), watch.run(), shutdown.run()];
     const fault = await supervisor.run();
     // Whoever cannot speak to the control plane any more still ends what is armed: by its ticket it needs nobody.
     refused.abort();

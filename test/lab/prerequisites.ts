@@ -203,19 +203,34 @@ export async function labSkipReason(): Promise<string | false> {
   }
 }
 
+/** A program that is found by its name; or, where it lies outside every PATH or is none, a file. */
+export interface Tool {
+  name: string;
+  path?: string;
+  debianPackage: string;
+}
+
+/** What the tests of a host's own shutdown need: a bus of their own, systemd's own logind on it, and something that answers as PID 1. */
+export const logindTools: readonly Tool[] = [
+  { name: "dbus-daemon", debianPackage: "dbus" },
+  { name: "systemd-logind", path: "/lib/systemd/systemd-logind", debianPackage: "systemd" },
+  { name: "systemd-inhibit", debianPackage: "systemd" },
+  { name: "busctl", debianPackage: "systemd" },
+  { name: "setpriv", debianPackage: "util-linux" },
+  { name: "dbusmock", path: "/usr/lib/python3/dist-packages/dbusmock/__init__.py", debianPackage: "python3-dbusmock" },
+];
+
 /**
  * For a test that needs programs of its own, which the lab does not: false when they are there, or could be installed now
  * (root on Debian), else why not and what to do, as the `skip` of a test. With VMFERRY_LAB=required it is always false, so
  * the test runs and fails. `what` names the thing in the reason.
  */
-export async function toolsSkipReason(
-  what: string,
-  tools: readonly { name: string; debianPackage: string }[],
-): Promise<string | false> {
+export async function toolsSkipReason(what: string, tools: readonly Tool[]): Promise<string | false> {
   const missing = async () => {
     const packages = new Set<string>();
-    for (const { name, debianPackage } of tools)
-      if ((await findProgram(name)) === undefined) packages.add(debianPackage);
+    for (const { name, path, debianPackage } of tools)
+      if (path === undefined ? (await findProgram(name)) === undefined : !(await readable(path)))
+        packages.add(debianPackage);
     return [...packages];
   };
   const lacking = await missing();
