@@ -46,6 +46,8 @@ export const commands: readonly CommandSpec[] = [
       "migration-address": { value: "ADDR", summary: "address on which this host receives domains" },
       "peer-listen": { value: "ADDR:PORT", summary: "where other shims reach this one" },
       "peer-advertise": { value: "ADDR:PORT", summary: "what they are told, where addresses are translated" },
+      "shutdown-budget": { value: "15m", summary: "how long this host's own shutdown is held at most; 0: only told" },
+      "shutdown-lock": { value: "block|block-weak", summary: "block-weak (systemd 257 on) lets root pass" },
       "allow-path": { value: "DIR", summary: "disks may lie below it; repeatable", multiple: true },
       label: {
         value: "KEY=VALUE",

@@ -38,6 +38,8 @@ export const shim: Run = async ({ terminal, signal, env }, invocation) => {
     "migration-address": invocation.text("migration-address"),
     "peer-listen": invocation.text("peer-listen"),
     "peer-advertise": invocation.text("peer-advertise"),
+    "shutdown-budget": invocation.text("shutdown-budget"),
+    "shutdown-lock": invocation.text("shutdown-lock"),
     ...(allowPaths.length > 0 ? { "allow-path": allowPaths } : {}),
     ...(labels.length > 0 ? { label: labels } : {}),
   };
