@@ -50,6 +50,10 @@ function keptLabels(labels: Readonly<Record<string, unknown>>): Record<string, s
 
 const cut = (text: string, charsMax = 250): string => text.slice(0, charsMax);
 
+/** What each source's body must be. A host's own shutdown has none: its connection tells it. */
+export const triggerBodySchema = (kind: Exclude<TriggerKind, "host-shutdown">): z.ZodMiniType =>
+  ({ alertmanager: alertmanagerSchema, "aws-health": awsHealthSchema, webhook: webhookSchema })[kind];
+
 export type ReadEvents = { ok: true; events: TriggerEvent[] } | { ok: false; cause: string };
 const refused = (cause: string): ReadEvents => ({ ok: false, cause });
 

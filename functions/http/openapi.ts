@@ -82,7 +82,25 @@ function parametersOf(route: Route): Json[] {
       description: "The version of the migration that was seen last.",
       schema: { type: "string" },
     });
+  for (const { name, description } of route.rawBody?.headers ?? [])
+    parameters.push({ name, in: "header", required: true, description, schema: { type: "string" } });
   return parameters;
+}
+
+/** What is sent. A body that the handler decodes itself is told as it is read there: keys that are not known are no matter. */
+function requestBodyOf({ body, rawBody }: Route): Json {
+  const content = (schema: z.ZodMiniType) => ({ "application/json": { schema: jsonSchema(schema, "input") } });
+  if (rawBody !== null)
+    return {
+      requestBody: {
+        required: true,
+        description: `At most ${rawBody.bytesMax} bytes. ${rawBody.proof} Until then nothing is said of the body. Unknown keys are no matter.`,
+        content: content(rawBody.schema),
+      },
+    };
+  if (body === null) return {};
+  const description = `At most ${bodyBytesMax} bytes. Unknown keys are refused.`;
+  return { requestBody: { required: true, description, content: content(body) } };
 }
 
 function operationOf(route: Route): Json {
@@ -93,15 +111,7 @@ function operationOf(route: Route): Json {
     security: route.access === "open" ? [] : [{ bearer: [] }],
     ...(route.access === "admin" ? { description: "Only with the admin token." } : {}),
     parameters: parametersOf(route),
-    ...(route.body === null
-      ? {}
-      : {
-          requestBody: {
-            required: true,
-            description: `At most ${bodyBytesMax} bytes. Unknown keys are refused.`,
-            content: { "application/json": { schema: jsonSchema(route.body, "input") } },
-          },
-        }),
+    ...requestBodyOf(route),
     responses: {
       ...Object.fromEntries(route.replies.map((reply) => [String(reply.status), successOf(reply)])),
       ...problemsOf(route),

@@ -38,6 +38,16 @@ export interface Reply {
   mediaType?: string;
 }
 
+/** A body that the handler decodes itself, once its sender has proved himself by the body's own bytes: for the document alone. */
+export interface RawBody {
+  schema: z.ZodMiniType;
+  bytesMax: number;
+  /** How the sender proves himself, for people. */
+  proof: string;
+  /** Headers that this takes, beside Authorization. */
+  headers: readonly { name: string; description: string }[];
+}
+
 export interface Route {
   method: Method;
   /** In Hono's form: `/v1/hosts/:host`. */
@@ -49,6 +59,8 @@ export interface Route {
   idempotent: boolean;
   query: z.ZodMiniType | null;
   body: z.ZodMiniType | null;
+  /** Null: `body` says all. */
+  rawBody: RawBody | null;
   replies: readonly Reply[];
   /** Codes beyond those that every route of its kind has (`commonFaults`). */
   faults: readonly FaultCode[];
@@ -67,6 +79,7 @@ export function route<B = null, Q = null, R = null>(spec: {
   idempotent?: boolean;
   query?: z.ZodMiniType<Q>;
   body?: z.ZodMiniType<B>;
+  rawBody?: RawBody;
   reply: { status: SuccessStatus; description: string; schema?: z.ZodMiniType<R>; mediaType?: string };
   otherReplies?: readonly Reply[];
   faults?: readonly FaultCode[];
@@ -85,6 +98,7 @@ export function route<B = null, Q = null, R = null>(spec: {
     idempotent: spec.idempotent ?? false,
     query: spec.query ?? null,
     body: spec.body ?? null,
+    rawBody: spec.rawBody ?? null,
     replies: [{ ...reply, schema: schema ?? null }, ...(spec.otherReplies ?? [])],
     faults: spec.faults ?? [],
     // Sound, as below.

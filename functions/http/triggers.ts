@@ -2,12 +2,12 @@
  * The doors of triggers, open to everybody and of use to nobody who cannot prove himself: a body's size is looked at first, whoever sends it; then the
  * desk decides over its bytes as they came, and refuses all in the same words.
  */
-import { triggerBodyBytesMax } from "../core/trigger-event.ts";
+import { triggerBodyBytesMax, triggerBodySchema } from "../core/trigger-event.ts";
 import type { TriggerRequest } from "../trigger-desk.ts";
 import { recordRequest } from "./audit.ts";
 import type { AppDeps } from "./deps.ts";
 import { fault } from "./problem.ts";
-import { type Route, route } from "./route.ts";
+import { type RawBody, type Route, route } from "./route.ts";
 import { triggeredSchema } from "./rule-resource.ts";
 import { ruleFace } from "./rules.ts";
 
@@ -36,6 +36,23 @@ async function bytesOf(request: Request): Promise<Uint8Array> {
   }
 }
 
+const token = "The rule's token proves the sender: `Authorization: Bearer vmt_...` (vmferry rule credential add).";
+const proofs: Record<TriggerRequest["kind"], Pick<RawBody, "proof" | "headers">> = {
+  alertmanager: { proof: token, headers: [] },
+  "aws-health": { proof: token, headers: [] },
+  webhook: {
+    proof: "A signature over these very bytes proves the sender, as Standard Webhooks say.",
+    headers: [
+      { name: "webhook-id", description: "Of the message; the same again is heard once." },
+      { name: "webhook-timestamp", description: "Unix time in seconds; not more than 5 minutes away." },
+      {
+        name: "webhook-signature",
+        description: "`v1,` (HMAC-SHA256) or `v1a,` (Ed25519) and base64; several are separated by spaces.",
+      },
+    ],
+  },
+};
+
 export function triggerRoutes(deps: AppDeps): Route[] {
   const door = (kind: TriggerRequest["kind"], path: string, summary: string): Route =>
     route({
@@ -44,6 +61,7 @@ export function triggerRoutes(deps: AppDeps): Route[] {
       tag: "triggers",
       summary,
       access: "open",
+      rawBody: { schema: triggerBodySchema(kind), bytesMax: triggerBodyBytesMax, ...proofs[kind] },
       reply: { status: 202, description: "What came of it", schema: triggeredSchema },
       faults: ["request.unauthorised", "request.malformed", "request.tooLarge", "request.notFound"],
       async handle({ param, context }) {

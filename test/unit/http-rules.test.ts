@@ -176,6 +176,38 @@ describe("running a rule", () => {
 });
 
 describe("triggers", () => {
+  test("the document says what each source sends, how it proves itself, and nothing decodes it before that", async () => {
+    const operation = z.object({
+      parameters: z.array(z.object({ name: z.string(), in: z.string() })),
+      requestBody: z.object({
+        description: z.string(),
+        content: z.object({ "application/json": z.object({ schema: z.record(z.string(), z.unknown()) }) }),
+      }),
+    });
+    const documentSchema = z.object({ paths: z.record(z.string(), z.object({ post: z.optional(z.unknown()) })) });
+    const document: unknown = await (await fleet.ask("/v1/openapi.json")).json();
+    const { paths } = documentSchema.parse(document);
+    for (const [path, named, proof] of [
+      ["/v1/triggers/{rule}", ["type", "data"], /signature/],
+      ["/v1/triggers/{rule}/alertmanager", ["version", "groupKey", "alerts"], /Bearer vmt_/],
+      ["/v1/triggers/{rule}/aws-health", ["source", "detail", "account"], /Bearer vmt_/],
+    ] as const) {
+      const { requestBody, parameters } = operation.parse(paths[path]?.post);
+      const { properties, required } = requestBody.content["application/json"].schema;
+      for (const name of named) {
+        assert.ok(Object.hasOwn(z.record(z.string(), z.unknown()).parse(properties), name), `${path} ${name}`);
+        assert.ok(z.array(z.string()).parse(required).includes(name));
+      }
+      assert.match(requestBody.description, /At most 262144 bytes/);
+      assert.match(requestBody.description, proof);
+      const headers = parameters.filter((parameter) => parameter.in === "header").map(({ name }) => name);
+      assert.deepEqual(headers, path.endsWith("}") ? ["webhook-id", "webhook-timestamp", "webhook-signature"] : []);
+    }
+    // Whoever proves nothing learns nothing of the form, whatever he sends.
+    const response = await fleet.ask("/v1/triggers/hook", { raw: "no JSON", token: null });
+    assert.deepEqual(await refusal(response), [401, "request.unauthorised"]);
+  });
+
   const alert = (instance = "host3:9100") => ({
     version: "4",
     groupKey: "g",
