@@ -18,6 +18,7 @@ import {
   ruleSamples,
 } from "./metrics-gauges.ts";
 import type { RequestCounts } from "./metrics-requests.ts";
+import { webhookSamples } from "./metrics-webhooks.ts";
 import { type Route, route } from "./route.ts";
 
 /** Open migrations, and open evacuations, that are counted at most: twice what may run at once, and five requests. */
@@ -46,14 +47,16 @@ async function inventoryOf(
 }
 
 async function exposition(deps: AppDeps, requests: RequestCounts, isolate: string): Promise<string> {
-  const { ports, metrics, rules } = deps;
+  const { ports, metrics, rules, webhooks } = deps;
   const { hosts, migrations, evacuations } = ports;
-  const [known, locks, openMigrations, openEvacuations, ruleStates, view] = await Promise.all([
+  const [known, locks, openMigrations, openEvacuations, ruleStates, hooks, deliveries, view] = await Promise.all([
     hosts.list(),
     migrations.activeMigrations(),
     allOf((cursor) => migrations.list({ limit: pageRowsMax, cursor, active: true })),
     allOf((cursor) => evacuations.list({ limit: pageRowsMax, cursor, active: true })),
     rules?.rules.states() ?? [],
+    webhooks?.webhooks.list() ?? [],
+    webhooks?.webhooks.deliveries() ?? [],
     metrics?.counter.view() ?? null,
   ]);
   const inventory = await inventoryOf(ports, known, view?.inventory ?? null);
@@ -63,6 +66,7 @@ async function exposition(deps: AppDeps, requests: RequestCounts, isolate: strin
     ...domainSamples(inventory, known),
     ...openSamples({ locks: locks.length, migrations: openMigrations, evacuations: openEvacuations }),
     ...(rules === undefined ? [] : ruleSamples(ruleStates)),
+    ...(webhooks === undefined ? [] : webhookSamples(hooks, deliveries, Date.parse(ports.clock.now()))),
     ...(view === null ? [] : counterSamples(view)),
   ];
   return [

@@ -203,6 +203,49 @@ describe("what is under way", () => {
   });
 });
 
+describe("webhooks", () => {
+  const url = "https://receiver.example.org/hook";
+  /** Made, and told of one event. */
+  async function made(status: number): Promise<void> {
+    const response = await fleet.ask("/v1/webhooks/chat", { method: "PUT", body: { url, types: ["host"] } });
+    assert.equal(response.status, 201, await response.clone().text());
+    fleet.script.receiverStatus = status;
+    fleet.pass(1_000);
+    await fleet.ports.chronicle.append(metricEvent("host.enrolled"));
+    fleet.pass(60_000);
+    await fleet.webhooks.runner.tick();
+  }
+
+  test("that takes what it is sent", async () => {
+    await made(200);
+    await shows([
+      ["vmferry_webhook_delivered_total", { webhook: "chat" }, 1],
+      ["vmferry_webhook_failed_attempts_total", { webhook: "chat" }, 0],
+      ["vmferry_webhook_dropped_total", { webhook: "chat" }, 0],
+      ["vmferry_webhook_failing", { webhook: "chat" }, 0],
+      ["vmferry_webhook_lag_seconds", { webhook: "chat" }, 0],
+      ["vmferry_webhook_paused", { webhook: "chat" }, 0],
+    ]);
+  });
+
+  test("that fails", async () => {
+    await made(500);
+    await shows([
+      ["vmferry_webhook_delivered_total", { webhook: "chat" }, 0],
+      ["vmferry_webhook_failed_attempts_total", { webhook: "chat" }, 1],
+      ["vmferry_webhook_failing", { webhook: "chat" }, 1],
+      ["vmferry_webhook_lag_seconds", { webhook: "chat" }, 60],
+    ]);
+  });
+
+  test("that was never told of anything, and is gone with its webhook", async () => {
+    await fleet.ask("/v1/webhooks/chat", { method: "PUT", body: { url } });
+    await shows([["vmferry_webhook_delivered_total", { webhook: "chat" }, 0]]);
+    await fleet.ask("/v1/webhooks/chat", { method: "DELETE" });
+    await shows([["vmferry_webhook_delivered_total", { webhook: "chat" }, undefined]]);
+  });
+});
+
 describe("what has happened", () => {
   test("is told from the chronicle, settled, and not before the whole of it was counted", async () => {
     await fleet.ports.chronicle.append(metricEvent("migration.ended"));
