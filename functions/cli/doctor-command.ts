@@ -4,6 +4,7 @@ import { configPath, loadConfig } from "./config.ts";
 import { checkClock } from "./doctor-clock.ts";
 import { checkLibvirt } from "./doctor-libvirt.ts";
 import { checkAddress, checkCpu, checkLockManager, checkNode, checkPorts, checkStorage } from "./doctor-machine.ts";
+import { checkShutdown } from "./doctor-shutdown.ts";
 import { exitCodes } from "./exit-code.ts";
 
 /** One thing that was looked at. `warn`: works, but a person should know. */
@@ -27,6 +28,7 @@ export const doctor: Run = async (context, invocation) => {
     checkAddress(invocation.text("migration-address")),
     checkStorage([...invocation.texts("dir"), ...libvirt.storageDirs]),
     checkLockManager(),
+    checkShutdown(),
     checkClock(config, configPath(env), signal),
   ]);
   const diagnoses = [...libvirt.diagnoses, ...parts];

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import { checkShutdown } from "#functions/cli/doctor-shutdown";
 import { type Logind, startLogind } from "#lab/logind";
 import { isRoot, logindTools, toolsSkipReason } from "#lab/prerequisites";
 import type { UpMessage } from "#protocol/message";
@@ -89,6 +90,12 @@ describe("systemd's own logind", { skip }, () => {
 
   test("the drop-in that is shipped raises how long a delay may be", async () => {
     assert.match(await logind.property("InhibitDelayMaxUSec"), /"data":900000000\b/);
+  });
+
+  test("doctor says what this logind does", async () => {
+    const { verdict, says, action } = await checkShutdown();
+    assert.deepEqual([verdict, action], ["ok", ""]);
+    assert.match(says, /^systemd-logind \d+ refuses a shutdown .* for 15 min/);
   });
 
   test("locks are taken for the first domain, say what runs and what to do, and are given back after the last", async () => {
@@ -337,6 +344,9 @@ test("where no logind answers it is said once, and nothing else is done", async 
       log: { write: (level, message) => void logged.push(`${level} ${message}`) },
       signal: new AbortController().signal,
     }).run();
+    const { verdict, says } = await checkShutdown();
+    assert.equal(verdict, "warn");
+    assert.match(says, /^no systemd-logind answers/);
     assert.deepEqual(logged, ["info no systemd-logind here: a shutdown of this host is neither held nor told"]);
   } finally {
     if (standing === undefined) delete process.env.DBUS_SYSTEM_BUS_ADDRESS;

@@ -123,7 +123,11 @@ export class Fleet {
     this.dir = dir;
     this.port = port;
     this.url = `http://127.0.0.1:${port}`;
-    this.env = { VMFERRY_CONFIG: join(dir, "config.json") };
+    this.env = {
+      VMFERRY_CONFIG: join(dir, "config.json"),
+      // The lab's hosts share the machine's logind, and are not what its shutdown should wait for.
+      DBUS_SYSTEM_BUS_ADDRESS: "unix:path=/nonexistent/vmferry-lab",
+    };
     this.#options = options;
   }
 
