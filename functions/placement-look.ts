@@ -113,8 +113,11 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
       (each.state === "waiting" || each.state === "stays") &&
       !rows.get(each.domain.uuid)?.some(({ hostId }) => hostId === each.homeId),
   );
-  await inParts(sought, async ({ domain }) => {
-    for (const row of await ports.hosts.findDomains(domain.uuid))
+  // What comes from a host that is not read takes room on one that is.
+  const coming = all.filter(({ domainUuid, destinationId }) => !rows.has(domainUuid) && read.includes(destinationId));
+  const uuids = new Set([...sought.map(({ domain }) => domain.uuid), ...coming.map(({ domainUuid }) => domainUuid)]);
+  await inParts([...uuids], async (uuid) => {
+    for (const row of await ports.hosts.findDomains(uuid))
       if (records.has(row.hostId) && !rows.get(row.uuid)?.some(({ hostId }) => hostId === row.hostId)) add(row);
   });
 

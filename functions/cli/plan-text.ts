@@ -100,6 +100,7 @@ export function planLines(plan: EvacuationPlan): string[] {
     ...(rooms.length === 0 ? [] : ["", "room, before -> after", ...roomLines(rooms).map((line) => `  ${line}`)]),
     ...(home.length === 0 ? [] : ["", "the way home", ...moveRows(home, false).map((line) => `  ${line}`)]),
     ...(homeBlocked.length === 0 ? [] : ["", "could not go home as things stand", ...obstacles(homeBlocked)]),
+    ...(plan.notes.length === 0 ? [] : ["", ...plan.notes.map((note) => `note     ${note}`)]),
     "",
     moves.length === 0 && blocked.length === 0
       ? "There is nothing to move."

@@ -15,6 +15,7 @@ import {
   evacuationSummary,
   evacuationSummarySchema,
 } from "../core/evacuation-state.ts";
+import { placementLabels } from "../core/placement-ledger.ts";
 import type { Plan, PlannedMove } from "../core/placement-view.ts";
 import type { Seen } from "../placement-look.ts";
 
@@ -118,6 +119,8 @@ export const evacuationPlanSchema = z.object({
   /** The way back, in an order that fits. */
   home: z.array(plannedSchema),
   homeBlocked: z.array(blockedSchema),
+  /** What this plan could not know, for people. */
+  notes: z.array(z.string()),
 });
 export type EvacuationPlan = z.infer<typeof evacuationPlanSchema>;
 
@@ -223,5 +226,24 @@ export function planResource(state: EvacuationState, plan: Plan, seen: Seen): Ev
     })),
     home: plan.home.map(planned),
     homeBlocked: plan.homeBlocked.map(stays),
+    notes: unreadNotes(state, seen),
   };
+}
+
+/**
+ * Of a large fleet only so many inventories are read. Every destination is one of these, so room and anti-affinity are judged in full; but members of an affinity
+ * group that are on the others are not seen.
+ */
+function unreadNotes({ domains }: EvacuationState, { view, records, placed }: Seen): string[] {
+  const unread = records.size - view.hosts.length;
+  const groups = new Set(
+    domains.flatMap(({ domain }) => placed.get(domain.uuid)?.labels[placementLabels.affinity] ?? []),
+  );
+  if (unread <= 0 || groups.size === 0) return [];
+  const names = [...groups].sort().slice(0, 5).join(", ");
+  const more = groups.size > 5 ? ` and ${groups.size - 5} more` : "";
+  return [
+    `${view.hosts.length} of ${records.size} hosts were read: where members of the affinity ${groups.size === 1 ? "group" : "groups"} ${names}${more} are on the other ${unread}, ` +
+      "they are not moved to. To have a host among those that are read, name it as a destination (--to).",
+  ];
 }
