@@ -14,6 +14,7 @@ import { doorRoutes } from "./door.ts";
 import { driftRoutes } from "./drift.ts";
 import { enrolmentRoutes } from "./enrolments.ts";
 import { evacuationRoutes } from "./evacuations.ts";
+import { eventRoutes } from "./events.ts";
 import { healthRoutes } from "./health.ts";
 import { hostRoutes } from "./hosts.ts";
 import { metricsRoutes } from "./metrics.ts";
@@ -67,6 +68,7 @@ export function appRoutes(deps: AppDeps, requests = new RequestCounts()): Route[
     ...evacuationRoutes(deps),
     ...bundleRoutes(deps),
     ...driftRoutes(deps),
+    ...eventRoutes(deps),
     ...ruleRoutes(deps),
     ...triggerRoutes(deps),
     ...webhookRoutes(deps),
@@ -130,8 +132,6 @@ async function serve(deps: AppDeps, served: Route, context: AppContext): Promise
   if (served.access === "admin") requireAdmin(principal);
   const query = served.query === null ? null : accepted("query", served.query, queryOf(req.url));
   const decoded = served.body === null ? null : await body(served.body, req.raw);
-  const answered = await served.handle({
-    context,
   if (served.access !== "open" && served.changes({ body: decoded, query }))
     await recordRequest(deps.ports, {
       method: served.method,
@@ -140,6 +140,8 @@ async function serve(deps: AppDeps, served: Route, context: AppContext): Promise
       requestId: context.get("requestId"),
       admin: principal.admin,
     });
+  const answered = await served.handle({
+    context,
     principal,
     query,
     body: decoded,

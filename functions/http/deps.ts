@@ -27,8 +27,8 @@ export interface Requests {
     destination: HostRef;
     options: MigrateOptions;
     accept: string[];
-  }): Promise<MigrationState>;
     origin?: Origin | undefined;
+  }): Promise<MigrationState>;
   requestBundle(input: {
     id: string;
     kind: "export" | "restore";
@@ -77,6 +77,8 @@ export interface AppDeps {
   storeMetrics?: ((isolate: string) => string) | undefined;
   /** How long an event stream waits for the feed before it looks into the store and says it is alive. */
   eventsIdleMs?: number | undefined;
+  /** How often a stream of all events looks into the store. */
+  eventsPollMs?: number | undefined;
   /** What carries our answers gives up after this; absent: it waits as long as it takes. */
   answerMsMax?: number | undefined;
   /** How what carries our answers bounds an event stream; absent: not at all. */

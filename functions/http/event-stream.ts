@@ -12,6 +12,7 @@ import type { FeedEvent, Ports } from "../ports.ts";
 import type { EventsCarrier } from "./deps.ts";
 import { longPollRetryMs } from "./limits.ts";
 import { migrationResource } from "./migration-resource.ts";
+import { eventText, textStream } from "./sse.ts";
 
 /** What a client has seen: the version of the migration, and how far its progress had come. */
 export interface Seen {
@@ -58,34 +59,15 @@ export interface Watch<T extends Versioned> {
   carrier?: EventsCarrier | undefined;
 }
 
-const eventText = (event: { id: string | null; name: string; data: unknown }) =>
-  `${event.id === null ? "" : `id: ${event.id}\n`}event: ${event.name}\ndata: ${JSON.stringify(event.data)}\n\n`;
-
 /** Opens the stream; it ends after the terminal event, when the client leaves, or when its carrier has had enough. */
 export function eventStream<T extends Versioned>(watch: Watch<T>): ReadableStream<Uint8Array> {
   const left = new AbortController();
-  const texts = eventTexts(watch, left.signal);
-  const encoder = new TextEncoder();
-  return new ReadableStream({
-    async pull(controller) {
-      try {
-        const { done, value } = await texts.next();
-        if (done) controller.close();
-        else controller.enqueue(encoder.encode(value));
-      } catch (error) {
-        // The client resumes where it was; why it had to is in the log, not on the wire.
-        watch.ports.log.write("warn", "an event stream was given up", {
-          [watch.watched.name]: watch.state.id,
-          error: error instanceof Error ? error.name : "unknown",
-        });
-        left.abort();
-        controller.close();
-      }
-    },
-    cancel() {
-      left.abort();
-    },
-  });
+  return textStream(eventTexts(watch, left.signal), left, (error) =>
+    watch.ports.log.write("warn", "an event stream was given up", {
+      [watch.watched.name]: watch.state.id,
+      error: error instanceof Error ? error.name : "unknown",
+    }),
+  );
 }
 
 async function* eventTexts<T extends Versioned>(watch: Watch<T>, left: AbortSignal): AsyncGenerator<string, void> {

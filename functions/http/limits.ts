@@ -24,6 +24,13 @@ export const evacuationAskMsMax = 10_000;
  *  proxies from closing the stream (their usual idle limit is 60 s). */
 export const eventsIdleMs = 5_000;
 
+/** How often a stream of all events looks into the store: a person sees a step begin within about a second, for three requests each time. */
+export const eventsPollMs = 1_000;
+/** Looks of one such stream, before it ends in good order and is resumed: Cloudflare lets one request make 1,000 others, and a look makes three. */
+export const eventsReadsMax = 300;
+/** Lines looked at for one page of events that only few of them fit: ten requests to the store. */
+export const eventLinesMax = 1_000;
+
 /** How soon a client asks again where an answer is delivered whole: what happens within this is told in one answer. */
 export const longPollRetryMs = 500;
 

@@ -25,6 +25,23 @@ function successOf(reply: Reply): Json {
   return { description: reply.description, content: { [mediaType]: { schema } } };
 }
 
+/** By status; what is answered in two media types is one answer. */
+function successesOf(replies: readonly Reply[]): Json {
+  const responses: Record<string, Json & { content?: unknown }> = {};
+  for (const reply of replies) {
+    const status = String(reply.status);
+    const [known, success] = [responses[status], successOf(reply)];
+    responses[status] =
+      known === undefined
+        ? success
+        : {
+            description: `${known.description}; ${success.description}`,
+            content: { ...Object(known.content), ...Object(success.content) },
+          };
+  }
+  return responses;
+}
+
 /** The codes of a route by their status. */
 export function faultsByStatus(route: Route): Map<number, FaultCode[]> {
   const byStatus = new Map<number, FaultCode[]>();
@@ -79,7 +96,7 @@ function parametersOf(route: Route): Json[] {
       name: "Last-Event-ID",
       in: "header",
       required: false,
-      description: "The version of the migration that was seen last.",
+      description: "The id of the event that was seen last.",
       schema: { type: "string" },
     });
   for (const { name, description } of route.rawBody?.headers ?? [])
@@ -113,7 +130,7 @@ function operationOf(route: Route): Json {
     parameters: parametersOf(route),
     ...requestBodyOf(route),
     responses: {
-      ...Object.fromEntries(route.replies.map((reply) => [String(reply.status), successOf(reply)])),
+      ...successesOf(route.replies),
       ...problemsOf(route),
     },
   };

@@ -45,7 +45,8 @@ export async function documented(method: string, path: string, response: Respons
     return;
   }
   seen.add(`${route.method} ${route.path} ${response.status}`);
-  const reply = route.replies.find(({ status }) => status === response.status);
+  const answers = route.replies.filter(({ status }) => status === response.status);
+  const reply = answers.find((each) => each.mediaType === mediaType) ?? answers[0];
   if (reply !== undefined) {
     if (reply.schema === null) {
       if (reply.mediaType !== undefined) assert.equal(mediaType, reply.mediaType, what);

@@ -68,6 +68,7 @@ function failing(ports: Ports, error: () => Error): void {
     ports.migrations,
     ports.tasks,
     ports.evacuations,
+    ports.chronicle,
     ports.hosts,
     ports.tokens,
     ports.bundles,
