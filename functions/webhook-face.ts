@@ -1,6 +1,6 @@
 /** Webhooks put together over a deployment's ports, as the API and the timer use them. */
 import type { WebhookTargets } from "./core/webhook-address.ts";
-import type { Ports, WebhookStore } from "./ports.ts";
+import type { Chronicle, Ports, WebhookStore } from "./ports.ts";
 import { createSecretSeal } from "./secret-seal.ts";
 import { createWebhookBook, type WebhookBook } from "./webhook-book.ts";
 import type { WebhookPoster } from "./webhook-post.ts";
@@ -13,6 +13,17 @@ export interface WebhookFace {
   /** Something may be there to deliver now: a look soon, where the runtime can, or the next minute's. Never waits. */
   soon(): void;
 }
+
+/** A chronicle that says when something new stands in it; whoever writes does not wait for that. */
+export const heard = (chronicle: Chronicle, ring: () => void): Chronicle => ({
+  async append(event) {
+    const isNew = await chronicle.append(event);
+    if (isNew) ring();
+    return isNew;
+  },
+  after: (page) => chronicle.after(page),
+  before: (page) => chronicle.before(page),
+});
 
 export interface WebhookMeans {
   post: WebhookPoster;

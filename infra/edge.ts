@@ -19,8 +19,8 @@ import type { Storage } from "./storage.ts";
 /** As in functions/cli/up.ts; a unit test compares. */
 export const compatibilityDate = "2026-08-01";
 
-/** Bindings and the classes behind them. A class that is renamed or dropped needs a further migration, never another `v1`. */
-const objects = { HOST_SOCKET: "HostSocket", MIGRATION_FEED: "MigrationFeed" } as const;
+/** Bindings and the classes behind them. A class that is added, renamed or dropped needs a further migration, never another `v1`. */
+const objects = { HOST_SOCKET: "HostSocket", MIGRATION_FEED: "MigrationFeed", WEBHOOK_BELL: "WebhookBell" } as const;
 
 interface Input {
   settings: Settings;
@@ -36,7 +36,10 @@ export function createEdge({ settings, storage, secrets }: Input) {
     url: true,
     ...(settings.domain === null ? {} : { domain: settings.domain.name }),
     compatibility: { date: compatibilityDate, flags: ["nodejs_compat"] },
-    migrations: [{ tag: "v1", newSqliteClasses: Object.values(objects) }],
+    migrations: [
+      { tag: "v1", newSqliteClasses: [objects.HOST_SOCKET, objects.MIGRATION_FEED] },
+      { tag: "v2", newSqliteClasses: [objects.WEBHOOK_BELL] },
+    ],
     transform: {
       worker(args) {
         args.contentFile = script;

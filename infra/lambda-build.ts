@@ -8,12 +8,12 @@ export const lambdaNames = ["lambda-http", "lambda-socket", "lambda-timer"] as c
 
 /**
  * Raw bytes of each, so that a dependency that slips in is noticed: what it has now and a tenth. The aim was 400 KB for each; the planner, the rules and
- * their cron library took the API and the timer beyond it.
+ * their cron library took the API and the timer beyond it, the chronicle with its webhooks and counters once more.
  */
 export const lambdaBytesMax: Record<(typeof lambdaNames)[number], number> = {
-  "lambda-http": 600 * 1024,
+  "lambda-http": 670 * 1024,
   "lambda-socket": 400 * 1024,
-  "lambda-timer": 475 * 1024,
+  "lambda-timer": 525 * 1024,
 };
 
 /** A router that is ready with the first request, in place of one that compiles all routes first: a cold function is asked once. */

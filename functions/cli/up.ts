@@ -204,6 +204,7 @@ async function openWorker(options: WorkerOptions) {
     durableObjects: {
       HOST_SOCKET: { className: "HostSocket", useSQLite: true },
       MIGRATION_FEED: { className: "MigrationFeed", useSQLite: true },
+      WEBHOOK_BELL: { className: "WebhookBell", useSQLite: true },
     },
     durableObjectsPersist: join(folder, "objects"),
     // The name is all that guards a bucket at miniflare's own door, so nobody can guess it.
@@ -220,6 +221,8 @@ async function openWorker(options: WorkerOptions) {
       S3_SECRET_ACCESS_KEY: s3Keys.secretAccessKey,
       ADMIN_TOKEN_SHA256: secrets.adminTokenSha256,
       TICKET_KEY: secrets.ticketKey,
+      // Receivers stand beside it: what asks from this machine reaches no more than its owner does.
+      WEBHOOK_TARGETS: options.env.VMFERRY_WEBHOOK_TARGETS ?? "private",
       ...(options.s3 === undefined ? {} : { S3_ENDPOINT: options.s3 }),
     },
   });

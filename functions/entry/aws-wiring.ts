@@ -9,6 +9,7 @@
 import * as z from "zod/mini";
 import type { AppDeps } from "#functions/http/deps";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
+import type { WebhookTargets } from "../core/webhook-address.ts";
 import { createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { type LinkStore, type Ports, paceOf } from "../ports.ts";
 import { preflightMemory } from "../preflights.ts";
@@ -62,6 +63,8 @@ const envSchema = z.object({
   TICKET_KEY: text,
   /** The address that clients use, where the request does not say it. */
   PUBLIC_URL: z.optional(address("https?")),
+  /** `private`: webhooks may also be posted into private networks, by plain http to their literal addresses. */
+  WEBHOOK_TARGETS: z._default(z.enum(["public", "private"]), "public"),
   HEARTBEAT_MS: milliseconds(heartbeatMsDefault),
   CONNECTION_LIFE_MS: milliseconds(connectionLifeMsDefault),
   PROGRESS_MS: milliseconds(progressMsDefault),
@@ -97,6 +100,8 @@ export interface AwsWiring {
   /** How long the carrier lets a connection live. */
   lifeMs: number;
   progressMs: number;
+  /** Where webhooks may lead. */
+  webhookTargets: WebhookTargets;
   /** For the HTTP face, which only one of the functions has in its bundle; it adds the rules and the metrics. */
   deps: Omit<AppDeps, "rules" | "metrics">;
 }
@@ -182,6 +187,7 @@ function wired(env: AwsEnv): AwsWiring {
     socketUrl: env.SOCKET_URL,
     lifeMs: env.CONNECTION_LIFE_MS,
     progressMs: env.PROGRESS_MS,
+    webhookTargets: env.WEBHOOK_TARGETS,
     deps: {
       ports,
       runner,

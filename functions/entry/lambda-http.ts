@@ -8,6 +8,7 @@ import { faultOf, problemResponse } from "../http/problem.ts";
 import { version } from "../version.ts";
 import { metricsOf } from "./aws-metrics.ts";
 import { rulesOf } from "./aws-rules.ts";
+import { webhooksOf } from "./aws-webhooks.ts";
 import { type AwsWiring, invoked, wireAws } from "./aws-wiring.ts";
 import { isStreamingRuntime, type ProxyResponse, proxyResponse, requestOf, streamResponse } from "./lambda-request.ts";
 import { ids } from "./runtime-ports.ts";
@@ -47,6 +48,7 @@ const appOf = (wiring: AwsWiring, eventsCarrier: EventsCarrier, answerMsMax: num
   createApp({
     ...wiring.deps,
     rules: rulesOf(wiring),
+    webhooks: webhooksOf(wiring),
     metrics: { counter: metricsOf(wiring).counter, version },
     eventsCarrier,
     answerMsMax,

@@ -6,6 +6,7 @@ import { everyMinute } from "../minute.ts";
 import { createReconciler } from "../reconciler.ts";
 import { metricsOf } from "./aws-metrics.ts";
 import { rulesOf } from "./aws-rules.ts";
+import { webhooksOf } from "./aws-webhooks.ts";
 import { invoked, wireAws } from "./aws-wiring.ts";
 
 export async function handler(_event: unknown, context?: { awsRequestId?: string }): Promise<{ looked: number }> {
@@ -23,6 +24,7 @@ export async function handler(_event: unknown, context?: { awsRequestId?: string
     rules: () => rulesOf(wiring).runner.tick(),
     drift: () => createReconciler(ports, metrics).tick(),
     metrics: () => counter.tick(),
+    webhooks: () => webhooksOf(wiring).runner.tick(),
   };
   await everyMinute(ports.log, tasks, (done) => metrics.succeeded(done, ports.clock.now()));
   return { looked };

@@ -4,6 +4,7 @@ import { createApp } from "#functions/http/app";
 import { heartbeatMs } from "#protocol/limits";
 import { S3Bundles } from "../bundle/s3-bundles.ts";
 import { createFace, type ObjectStore } from "../bundle/s3-face.ts";
+import { chronicleSettleMs } from "../core/limits.ts";
 import { type Afterwards, createRunners, type EvacuationRunner } from "../evacuation-runner.ts";
 import { createMetricCounter, type MetricCounter } from "../metric-counter.ts";
 import { type MetricStore, type Ports, paceOf } from "../ports.ts";
@@ -15,18 +16,26 @@ import type { Runner } from "../runner.ts";
 import { DurableSockets } from "../socket/durable-sockets.ts";
 import { DurableFeed, type FeedStub } from "../socket/feed.ts";
 import type { HostSocketStub } from "../socket/host-socket.ts";
-import type { ObjectNamespace } from "../socket/object-namespace.ts";
+import { type ObjectNamespace, objectOf } from "../socket/object-namespace.ts";
+import type { WebhookBellStub } from "../socket/webhook-bell.ts";
 import { DynamoMetrics } from "../store/dynamo-metrics.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
+import { DynamoWebhooks } from "../store/dynamo-webhooks.ts";
 import { RequestCounter } from "../store/request-counter.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
 import { version } from "../version.ts";
+import { createWebhooks, heard, type WebhookFace } from "../webhook-face.ts";
+import { fetchPoster } from "../webhook-post.ts";
 import { ruleStoresOf } from "./rule-stores.ts";
 import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
+
+/** The one object that delivers webhooks. */
+export const bellName = "webhooks";
 
 export interface WorkerEnv {
   HOST_SOCKET: ObjectNamespace<HostSocketStub>;
   MIGRATION_FEED: ObjectNamespace<FeedStub>;
+  WEBHOOK_BELL: ObjectNamespace<WebhookBellStub>;
   /** Present locally: the face of S3 is served over it. */
   OBJECTS?: ObjectStore;
   TABLE: string;
@@ -45,6 +54,8 @@ export interface WorkerEnv {
   TICKET_KEY: string;
   /** The address that clients use, where the request does not say it (behind a proxy that ends TLS). */
   PUBLIC_URL?: string;
+  /** `private`: webhooks may also be posted into private networks. */
+  WEBHOOK_TARGETS?: string;
 }
 
 export interface Wiring {
@@ -52,6 +63,7 @@ export interface Wiring {
   runner: Runner;
   evacuations: EvacuationRunner;
   ruleRunner: RuleRunner;
+  webhooks: WebhookFace;
   reconciler: Reconciler;
   metrics: MetricStore;
   metricCounter: MetricCounter;
@@ -67,6 +79,9 @@ const memory = preflightMemory();
 
 /** The runtime keeps a request, a timer's call or an object alive for it after the answer. */
 const afterAnswer: Afterwards = async (work) => waitUntil(work());
+
+/** Of the six connections that a Worker's call has (Cloudflare: Workers' limits), two are left to the store. */
+const postsAtOnce = 4;
 
 const log = lineLog((line) => console.log(line));
 
@@ -107,12 +122,21 @@ export function wire(env: WorkerEnv): Wiring {
     // The face counts for itself, and sees what the shims send as well.
     counter: face === null ? counter : undefined,
   });
+  /** Asks for a look at the webhooks; nobody waits for it, and one that is not heard is made up for by the timer. */
+  const ring = (delayMs: number) =>
+    waitUntil(
+      objectOf(env.WEBHOOK_BELL, bellName)
+        .ring(delayMs)
+        .catch(() => undefined),
+    );
+  const stores = storesOf(table);
   const ports: Ports = {
     clock,
     ids,
     log,
     bundles,
-    ...storesOf(table),
+    ...stores,
+    chronicle: heard(stores.chronicle, () => ring(chronicleSettleMs)),
     sockets: new DurableSockets(env.HOST_SOCKET, log),
     feed: new DurableFeed(env.MIGRATION_FEED),
     tickets: createTicketSigner(env.TICKET_KEY ?? ""),
@@ -122,11 +146,19 @@ export function wire(env: WorkerEnv): Wiring {
   const rules = createRules(ports, ruleStoresOf(table), evacuations);
   const metrics = new DynamoMetrics(table);
   const metricCounter = createMetricCounter({ ...ports, metrics });
+  const webhooks = createWebhooks(ports, new DynamoWebhooks(table), {
+    post: fetchPoster,
+    targets: env.WEBHOOK_TARGETS === "private" ? "private" : "public",
+    postsAtOnce,
+    random: Math.random,
+    soon: () => ring(0),
+  });
   const app = createApp({
     ports,
     runner,
     evacuations,
     rules,
+    webhooks,
     adminTokenSha256: env.ADMIN_TOKEN_SHA256 ?? null,
     publicUrl: env.PUBLIC_URL,
     metrics: { counter: metricCounter, version },
@@ -137,6 +169,7 @@ export function wire(env: WorkerEnv): Wiring {
     runner,
     evacuations,
     ruleRunner: rules.runner,
+    webhooks,
     reconciler: createReconciler(ports, metrics),
     metrics,
     metricCounter,

@@ -5,7 +5,8 @@ import { everyMinute } from "../minute.ts";
 import { FeedObject } from "../socket/feed.ts";
 import { HostSocketObject } from "../socket/host-socket.ts";
 import { objectOf } from "../socket/object-namespace.ts";
-import { type WorkerEnv, wire } from "./worker-wiring.ts";
+import { WebhookBellObject } from "../socket/webhook-bell.ts";
+import { bellName, type WorkerEnv, wire } from "./worker-wiring.ts";
 
 export class HostSocket extends HostSocketObject<WorkerEnv> {
   protected override wire() {
@@ -14,6 +15,13 @@ export class HostSocket extends HostSocketObject<WorkerEnv> {
 }
 
 export class MigrationFeed extends FeedObject {}
+
+export class WebhookBell extends WebhookBellObject<WorkerEnv> {
+  protected override wireBell() {
+    const { ports, webhooks } = wire(this.env);
+    return { log: ports.log, runner: webhooks.runner };
+  }
+}
 
 const refused = (status: number, cause: string) => Response.json({ code: "request.malformed", cause }, { status });
 
@@ -43,6 +51,8 @@ export default {
       evacuations: () => evacuations.tick(),
       rules: () => ruleRunner.tick(),
       drift: () => reconciler.tick(),
+      // Delivered there, by a call of its own.
+      webhooks: () => objectOf(env.WEBHOOK_BELL, bellName).ring(0),
       metrics: () => metricCounter.tick(),
     };
     await everyMinute(ports.log, tasks, (done) => metrics.succeeded(done, ports.clock.now()));

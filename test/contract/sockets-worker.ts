@@ -1,11 +1,11 @@
 /** The real Worker with a side door to its ports, so that the contract cases can call them from outside. Only for tests. */
 import * as z from "zod/mini";
-import worker, { MigrationFeed, HostSocket as RealHostSocket } from "#functions/entry/worker";
+import worker, { MigrationFeed, HostSocket as RealHostSocket, WebhookBell } from "#functions/entry/worker";
 import { type WorkerEnv, wire } from "#functions/entry/worker-wiring";
 import { objectOf } from "#functions/socket/object-namespace";
 import { downMessageSchema, progressSchema, querySchema } from "#protocol/message";
 
-export { MigrationFeed };
+export { MigrationFeed, WebhookBell };
 
 /** Says which instance answers, so that a test can see that an earlier one was evicted. */
 export class HostSocket extends RealHostSocket {

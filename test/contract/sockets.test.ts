@@ -98,6 +98,7 @@ describe("sockets in Durable Objects", () => {
       durableObjects: {
         HOST_SOCKET: { className: "HostSocket", useSQLite: true },
         MIGRATION_FEED: { className: "MigrationFeed", useSQLite: true },
+        WEBHOOK_BELL: { className: "WebhookBell", useSQLite: true },
       },
       // The same door as `vmferry up` opens.
       unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],

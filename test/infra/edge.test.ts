@@ -55,14 +55,15 @@ describe("edge", () => {
         assert.ok(secret || !Object.values(secretValues).some((value) => text.includes(value)), `${name}${path}`);
   });
 
-  test("both classes of objects are bound, exported by the Worker and made with SQLite", () => {
+  test("all classes of objects are bound, exported by the Worker and made with SQLite", () => {
     const worker = readFileSync(join(root, "functions/entry/worker.ts"), "utf8");
     const classes = [...bindingsOf(plan).values()].filter(({ type }) => type === "durable_object_namespace");
-    assert.deepEqual(classes.map(({ name }) => name).sort(), ["HOST_SOCKET", "MIGRATION_FEED"]);
+    assert.deepEqual(classes.map(({ name }) => name).sort(), ["HOST_SOCKET", "MIGRATION_FEED", "WEBHOOK_BELL"]);
     for (const { className } of classes) assert.match(worker, new RegExp(`export class ${className} `));
     assert.deepEqual(one(plan, "WorkersScript").migrations, {
-      newTag: "v1",
-      steps: [{ newSqliteClasses: classes.map(({ className }) => className) }],
+      newTag: "v2",
+      // What was deployed before webhooks has the first step already, and must find it as it was.
+      steps: [{ newSqliteClasses: ["HostSocket", "MigrationFeed"] }, { newSqliteClasses: ["WebhookBell"] }],
     });
   });
 
