@@ -38,7 +38,7 @@ export interface Decisions {
   /** A request for a websocket whose proof holds, where the door wants proofs; a status refuses it. */
   onConnect?(proof: ConnectProof): number | null;
   /** More of the welcome. */
-  welcome?: { renewAfterMs?: number; progressMs?: number };
+  welcome?: { renewAfterMs?: number; progressMs?: number; features?: string[] };
   /** "ping" as a text is answered "pong", as the real ones do. */
   answersSpokenPings?: boolean;
   heartbeatMs?: number;
