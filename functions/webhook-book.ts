@@ -1,5 +1,6 @@
 /** Writes webhooks: each change is one conditional write. Secrets are made here, sealed before they are stored, and given out once (I9). */
 import { Fault, type FaultCode } from "#protocol/fault";
+import { chronicleTypes } from "./core/chronicle-event.ts";
 import {
   overlapMsMax,
   rotated,
@@ -127,7 +128,7 @@ export function createWebhookBook(ports: {
         throw refused(
           "request.malformed",
           `\`types\`: no event is of type ${filter.unknown.join(", ")}.`,
-          "Name a type, such as migration.ended, or a part of one, such as migration; GET /v1/openapi.json lists them.",
+          `Name a type or a part of one up to a dot: ${chronicleTypes.map((type) => type.slice("dev.vmferry.".length)).join(", ")}.`,
         );
       const { url } = checked;
       const { types } = filter;
