@@ -23,7 +23,9 @@ import { DynamoChronicle } from "#functions/store/dynamo-chronicle";
 import { DynamoMetrics } from "#functions/store/dynamo-metrics";
 import { DynamoDedup, DynamoRules } from "#functions/store/dynamo-rules";
 import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
+import { DynamoWebhooks } from "#functions/store/dynamo-webhooks";
 import type { RequestCounter } from "#functions/store/request-counter";
+import { createWebhooks } from "#functions/webhook-face";
 import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
 import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { adminToken, domainNamed, factsOf, memoryFleet } from "#test/fake/memory-fleet";
@@ -122,11 +124,19 @@ async function plane(endpoint: string, hosts: number) {
   const metricCounter = createMetricCounter({ ...ports, metrics });
   const { runner, evacuations } = createRunners(ports, preflightMemory());
   const ruleStores = { rules: new DynamoRules(table), dedup: new DynamoDedup(table, ports.clock) };
+  const webhooks = createWebhooks(ports, new DynamoWebhooks(table), {
+    post: async () => ({ kind: "answered", status: 204, retryAfter: null }),
+    targets: "public",
+    postsAtOnce: 1,
+    random: () => 0.5,
+  });
   const app = createApp({
     ports,
     runner,
     evacuations,
     rules: createRules(ports, ruleStores, evacuations),
+    webhooks,
+    storeMetrics: (isolate) => counter.text(isolate),
     metrics: { counter: metricCounter, version: "0.0.0-test" },
     adminTokenSha256: sha256(adminToken),
   });
@@ -255,8 +265,8 @@ describe("what it costs in requests to DynamoDB", () => {
     await rm(folder, { recursive: true });
   });
 
-  /** Kept totals, hosts (a page for each MiB), locks, open migrations, open evacuations, runs of rules. */
-  const base = (hostPages: number) => 5 + hostPages;
+  /** Kept totals, hosts (a page for each MiB), locks, open migrations, open evacuations, runs of rules, webhooks and their deliveries. */
+  const base = (hostPages: number) => 7 + hostPages;
 
   for (const { hosts, inventories, hostPages } of [
     { hosts: 3, inventories: 3, hostPages: 1 },
