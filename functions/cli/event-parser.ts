@@ -10,7 +10,7 @@ export interface StreamEvent {
 const eventCharsMax = 4 * 1024 * 1024;
 
 /**
- * Yields each event, and null for a comment: a sign of life. Ends with the stream; an unfinished event is dropped. `onRetry` is told
+ * Yields each event, and null for a comment: a sign of life. An id without data is an event without a name, by which a client resumes. Ends with the stream; an unfinished event is dropped. `onRetry` is told
  * how soon, in ms, the server wants to be asked again once the stream has ended.
  */
 export async function* readEvents(
@@ -31,6 +31,7 @@ export async function* readEvents(
     for (const line of lines) {
       if (line === "") {
         if (data.length > 0) yield { id, name: name === "" ? "message" : name, data: data.join("\n") };
+        else if (id !== null) yield { id, name: "", data: "" };
         id = null;
         name = "";
         data = [];
