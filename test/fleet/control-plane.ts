@@ -120,7 +120,7 @@ export class ControlPlane {
     if (status !== 200) throw new Error(`/metrics answered ${status}: ${text.slice(0, 400)}`);
     const counts: StoreCounts = { requests: 0, sentBytes: 0, receivedBytes: 0, byOperation: {} };
     const line =
-      /^vmferry_store_(requests|sent_bytes|received_bytes)_total\{store="dynamodb",operation="(\w+)"\} (\d+)$/;
+      /^vmferry_store_(requests|sent_bytes|received_bytes)_total\{(?:isolate="\w+",)?store="dynamodb",operation="(\w+)"\} (\d+)$/;
     for (const each of text.split("\n")) {
       const [, what, operation = "", value = "0"] = line.exec(each) ?? [];
       if (what === "requests") {
