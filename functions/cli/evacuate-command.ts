@@ -8,7 +8,7 @@ import type { ApiClient } from "./client.ts";
 import type { CommandContext, Invocation, Run } from "./command.ts";
 import { EvacuationView, printEvacuationEnd } from "./evacuation-view.ts";
 import { exitCodes } from "./exit-code.ts";
-import { requestOnce } from "./migrate-command.ts";
+import { leave, requestOnce } from "./migrate-command.ts";
 import { count, planLines } from "./plan-text.ts";
 import { followToEnd } from "./watch.ts";
 
@@ -65,14 +65,7 @@ export async function move(
   terminal.status("asking the hosts ...");
   const evacuation = await requestOnce(context, client, { path, schema: evacuationSchema, body });
   terminal.status(null);
-  if (invocation.flag("detach")) {
-    if (json) terminal.json(evacuation);
-    else {
-      terminal.out(evacuation.id);
-      terminal.err(`It runs. Watch it: vmferry evacuation watch ${evacuation.id}`);
-    }
-    return exitCodes.ok;
-  }
+  if (invocation.flag("detach")) return leave(terminal, "evacuation", evacuation, json);
   terminal.err(
     `${evacuation.id}: ${evacuation.kind} ${evacuation.host}, ${count(evacuation.domains.length, "domain")}`,
   );

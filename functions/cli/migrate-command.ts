@@ -11,6 +11,7 @@ import { type ApiClient, mayPass } from "./client.ts";
 import type { CommandContext, Run } from "./command.ts";
 import { exitCodes } from "./exit-code.ts";
 import { MigrationView, printOutcome } from "./migration-view.ts";
+import type { Terminal } from "./terminal.ts";
 import { follow } from "./watch.ts";
 
 /** Tries of the request; with the waits between them about half a minute, the time a control plane takes to restart. */
@@ -61,6 +62,21 @@ export async function watchToEnd(
   }
 }
 
+/** What `--detach` prints: the id alone on stdout, or the resource. */
+export function leave(
+  terminal: Terminal,
+  what: "migration" | "evacuation",
+  begun: { id: string },
+  json: boolean,
+): number {
+  if (json) terminal.json(begun);
+  else {
+    terminal.out(begun.id);
+    terminal.err(`It runs. Watch it: vmferry ${what} watch ${begun.id}`);
+  }
+  return exitCodes.ok;
+}
+
 export const migrate: Run = async (context, invocation) => {
   const { terminal } = context;
   const from = invocation.text("from");
@@ -76,14 +92,7 @@ export const migrate: Run = async (context, invocation) => {
   const json = invocation.flag("json");
   const client = await context.connect();
   const migration = await request(context, client, body);
-  if (invocation.flag("detach")) {
-    if (json) terminal.json(migration);
-    else {
-      terminal.out(migration.id);
-      terminal.err(`It runs. Watch it: vmferry migration watch ${migration.id}`);
-    }
-    return exitCodes.ok;
-  }
+  if (invocation.flag("detach")) return leave(terminal, "migration", migration, json);
   terminal.err(`${migration.id}: ${migration.domain.name} from ${migration.source} to ${migration.destination}`);
   return watchToEnd(context, client, migration.id, json);
 };

@@ -32,7 +32,7 @@ import { eventStream, seenBy } from "./event-stream.ts";
 import { hostNamed } from "./fleet.ts";
 import { resourceId } from "./idempotency.ts";
 import { evacuationAskMsMax, eventsIdleMs, planAskMsMax } from "./limits.ts";
-import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { activePage, activePageQuerySchema, pageOf } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Asked, type Route, route } from "./route.ts";
 
@@ -180,18 +180,10 @@ export function evacuationRoutes(deps: AppDeps): Route[] {
       tag,
       summary: "Evacuations, undos and restores, newest first",
       access: "token",
-      query: z.strictObject({
-        limit: limitSchema,
-        cursor: cursorSchema,
-        active: z.optional(z.enum(["true", "false"])),
-      }),
+      query: activePageQuerySchema,
       reply: { status: 200, description: "A page of evacuations", schema: pageOf(evacuationRowSchema) },
       async handle({ query }) {
-        const page = await ports.evacuations.list({
-          limit: query.limit,
-          cursor: query.cursor ?? null,
-          active: query.active === "true",
-        });
+        const page = await ports.evacuations.list(activePage(query));
         return { value: { items: page.items.map(evacuationRow), cursor: page.cursor } };
       },
     }),

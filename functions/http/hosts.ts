@@ -4,7 +4,7 @@ import { nameSchema } from "#protocol/command";
 import type { AppDeps } from "./deps.ts";
 import { hostNamed } from "./fleet.ts";
 import { domainResource, hostDetailSchema, hostResource, hostSchema } from "./host-resource.ts";
-import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { pageOf, pageQuerySchema } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Route, route } from "./route.ts";
 
@@ -18,7 +18,7 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
       tag,
       summary: "Hosts by name, with connection, facts and capacity",
       access: "token",
-      query: z.strictObject({ limit: limitSchema, cursor: cursorSchema }),
+      query: pageQuerySchema,
       reply: { status: 200, description: "A page of hosts", schema: pageOf(hostSchema) },
       async handle({ query }) {
         const hosts = (await ports.hosts.list()).sort((one, other) => (one.name < other.name ? -1 : 1));

@@ -12,7 +12,7 @@ import { hostNamed, placeDomain } from "./fleet.ts";
 import { resourceId } from "./idempotency.ts";
 import { eventsIdleMs } from "./limits.ts";
 import { migrationResource, migrationRow, migrationSchema, migrationSummarySchema } from "./migration-resource.ts";
-import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { activePage, activePageQuerySchema, pageOf } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { fencedSide } from "./resolution.ts";
 import { type Route, route } from "./route.ts";
@@ -118,18 +118,10 @@ export function migrationRoutes(deps: AppDeps): Route[] {
       tag,
       summary: "Migrations, newest first",
       access: "token",
-      query: z.strictObject({
-        limit: limitSchema,
-        cursor: cursorSchema,
-        active: z.optional(z.enum(["true", "false"])),
-      }),
+      query: activePageQuerySchema,
       reply: { status: 200, description: "A page of migrations", schema: pageOf(migrationSummarySchema) },
       async handle({ query }) {
-        const page = await ports.migrations.list({
-          limit: query.limit,
-          cursor: query.cursor ?? null,
-          active: query.active === "true",
-        });
+        const page = await ports.migrations.list(activePage(query));
         return { value: { items: page.items.map(migrationRow), cursor: page.cursor } };
       },
     }),

@@ -8,7 +8,7 @@ import { placeOf } from "../trigger-desk.ts";
 import { publicKeyBytes, secretBytes } from "../trigger-signature.ts";
 import type { AppDeps, RuleFace } from "./deps.ts";
 import { resourceId } from "./idempotency.ts";
-import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { pageOf, pageQuerySchema } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Route, route } from "./route.ts";
 import {
@@ -120,7 +120,7 @@ export function ruleRoutes(deps: AppDeps): Route[] {
       tag,
       summary: "List rules by name",
       access: "token",
-      query: z.strictObject({ limit: limitSchema, cursor: cursorSchema }),
+      query: pageQuerySchema,
       reply: { status: 200, description: "A page of rules", schema: pageOf(ruleRowSchema) },
       faults: ["request.notFound"],
       async handle({ query }) {
@@ -148,7 +148,7 @@ export function ruleRoutes(deps: AppDeps): Route[] {
       tag,
       summary: "Every version of a rule, newest first, with who wrote it",
       access: "token",
-      query: z.strictObject({ limit: limitSchema, cursor: cursorSchema }),
+      query: pageQuerySchema,
       reply: { status: 200, description: "A page of versions", schema: pageOf(ruleVersionSchema) },
       faults: ["request.notFound"],
       async handle({ param, query }) {

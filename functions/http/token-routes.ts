@@ -5,7 +5,7 @@ import type { TokenRecord } from "../ports.ts";
 import type { AppDeps } from "./deps.ts";
 import { resourceId } from "./idempotency.ts";
 import { apiTokenMsDefault, apiTokenMsMax, joinTokenMsDefault, joinTokenMsMax, joinTokenUsesMax } from "./limits.ts";
-import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { pageOf, pageQuerySchema } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Asked, type Route, route } from "./route.ts";
 import { mintToken } from "./token.ts";
@@ -42,7 +42,7 @@ export function tokenRoutes(deps: AppDeps): Route[] {
         tag,
         summary: `List ${tag}, newest first, without their secrets`,
         access: "admin",
-        query: z.strictObject({ limit: limitSchema, cursor: cursorSchema }),
+        query: pageQuerySchema,
         reply: { status: 200, description: "A page of tokens", schema: pageOf(tokenSchema) },
         async handle({ query }) {
           const tokens = (await ports.tokens.list(kind)).sort((one, other) => (one.id > other.id ? -1 : 1));

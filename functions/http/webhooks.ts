@@ -10,7 +10,7 @@ import {
 } from "../core/webhook.ts";
 import type { WebhookFace } from "../webhook-face.ts";
 import type { AppDeps } from "./deps.ts";
-import { cursorSchema, limitSchema, pageOf } from "./page-query.ts";
+import { pageOf, pageQuerySchema } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Route, route } from "./route.ts";
 import {
@@ -69,7 +69,7 @@ export function webhookRoutes(deps: AppDeps): Route[] {
       tag,
       summary: "List webhooks by name, with how their deliveries stand",
       access: "token",
-      query: z.strictObject({ limit: limitSchema, cursor: cursorSchema }),
+      query: pageQuerySchema,
       reply: { status: 200, description: "A page of webhooks", schema: pageOf(webhookRowSchema) },
       faults: ["request.notFound"],
       async handle({ query }) {

@@ -1,4 +1,5 @@
 /** Runs a command line in this process and keeps what it wrote. */
+import assert from "node:assert/strict";
 import { type CliContext, runCli } from "#functions/cli/cli";
 import { type Pace, paceDefault } from "#functions/cli/command";
 import { streamTerminal } from "#functions/cli/terminal";
@@ -43,4 +44,11 @@ export async function run(argv: readonly string[], options: RunOptions = {}): Pr
   };
   ran.exit = await runCli(argv, context);
   return ran;
+}
+
+/** How it exited, and that what it wrote, on stdout or stderr, matches each of these. */
+export function says(ran: Ran, exit: number, ...patterns: RegExp[]): void {
+  const all = `${ran.out}---\n${ran.err}`;
+  assert.equal(ran.exit, exit, all);
+  for (const pattern of patterns) assert.match(all, pattern);
 }

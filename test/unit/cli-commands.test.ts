@@ -11,7 +11,7 @@ import type { BundleEntry } from "#protocol/bundle";
 import { writeBundle } from "#protocol/bundle-writer";
 import { adminToken, domainNamed, hostId, type MemoryFleet, memoryFleet, webUuid } from "#test/fake/memory-fleet";
 import { MemoryServer } from "#test/fake/memory-server";
-import { type Ran, run } from "#test/fake/memory-terminal";
+import { run, says } from "#test/fake/memory-terminal";
 
 let fleet: MemoryFleet;
 let server: MemoryServer;
@@ -30,12 +30,6 @@ beforeEach(async () => {
 afterEach(() => server.stop());
 
 const vmferry = (...argv: string[]) => run(argv, { env: { VMFERRY_URL: server.url, VMFERRY_TOKEN: adminToken } });
-
-function says(ran: Ran, exit: number, ...patterns: RegExp[]): void {
-  const all = `${ran.out}---\n${ran.err}`;
-  assert.equal(ran.exit, exit, all);
-  for (const pattern of patterns) assert.match(all, pattern);
-}
 
 describe("usage", () => {
   test("help is on stdout with 0, nothing at all is on stderr with 64", async () => {

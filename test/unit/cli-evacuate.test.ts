@@ -8,7 +8,7 @@ import type { FaultBody, Finding } from "#protocol/fault";
 import { type EvacuationFleet, evacuationFleet, numbered } from "#test/fake/evacuation-fleet";
 import { adminToken, hostId } from "#test/fake/memory-fleet";
 import { MemoryServer } from "#test/fake/memory-server";
-import { type Ran, type RunOptions, run } from "#test/fake/memory-terminal";
+import { type RunOptions, run, says } from "#test/fake/memory-terminal";
 
 let fleet: EvacuationFleet;
 let server: MemoryServer;
@@ -41,12 +41,6 @@ const finding = (severity: Finding["severity"], code: Finding["code"]): Finding 
   cause: `${code} it is.`,
   action: "Mend it.",
 });
-
-function says(ran: Ran, exit: number, ...patterns: RegExp[]): void {
-  const all = `${ran.out}---\n${ran.err}`;
-  assert.equal(ran.exit, exit, all);
-  for (const pattern of patterns) assert.match(all, pattern);
-}
 
 describe("evacuate --dry-run", () => {
   test("every domain, where to, why, how long, the room, the way home; exit 0", async () => {

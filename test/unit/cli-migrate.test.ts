@@ -5,7 +5,7 @@ import type { Command } from "#protocol/command";
 import type { FaultBody, FaultCode, Finding } from "#protocol/fault";
 import { adminToken, domainNamed, type MemoryFleet, memoryFleet, reportBody } from "#test/fake/memory-fleet";
 import { MemoryServer } from "#test/fake/memory-server";
-import { type Ran, type RunOptions, run } from "#test/fake/memory-terminal";
+import { type RunOptions, run, says } from "#test/fake/memory-terminal";
 
 let fleet: MemoryFleet;
 let server: MemoryServer;
@@ -49,12 +49,6 @@ const finding = (severity: Finding["severity"], code: Finding["code"]): Finding 
   cause: `${code} it is`,
   action: "mend it",
 });
-
-function says(ran: Ran, exit: number, ...patterns: RegExp[]): void {
-  const all = `${ran.out}---\n${ran.err}`;
-  assert.equal(ran.exit, exit, all);
-  for (const pattern of patterns) assert.match(all, pattern);
-}
 
 describe("migrate", () => {
   test("completed: exit 0, the steps on stderr, the outcome on stdout", async () => {

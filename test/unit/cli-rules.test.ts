@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { adminToken, domainNamed, factsOf, type MemoryFleet, memoryFleet } from "#test/fake/memory-fleet";
 import { MemoryServer } from "#test/fake/memory-server";
-import { type Ran, run } from "#test/fake/memory-terminal";
+import { run, says } from "#test/fake/memory-terminal";
 
 const rack = `# Kernel night.
 name: rack-b-first-sunday
@@ -61,11 +61,6 @@ beforeEach(async () => {
 afterEach(() => server.stop());
 
 const vmferry = (...argv: string[]) => run(argv, { env: { VMFERRY_URL: server.url, VMFERRY_TOKEN: adminToken } });
-function says(ran: Ran, exit: number, ...patterns: RegExp[]): void {
-  const all = `${ran.out}---\n${ran.err}`;
-  assert.equal(ran.exit, exit, all);
-  for (const pattern of patterns) assert.match(all, pattern);
-}
 async function file(text: string): Promise<string> {
   const path = join(folder, "rule.yaml");
   await writeFile(path, text);

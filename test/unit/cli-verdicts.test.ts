@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, test } from "node:test";
 import type { Command } from "#protocol/command";
 import { adminToken, domainNamed, hostId, type MemoryFleet, memoryFleet } from "#test/fake/memory-fleet";
 import { MemoryServer } from "#test/fake/memory-server";
-import { type Ran, type RunOptions, run } from "#test/fake/memory-terminal";
+import { type RunOptions, run, says } from "#test/fake/memory-terminal";
 
 let fleet: MemoryFleet;
 let server: MemoryServer;
@@ -19,12 +19,6 @@ afterEach(() => server.stop());
 
 const vmferry = (argv: readonly string[], options: RunOptions = {}) =>
   run(argv, { ...options, env: { VMFERRY_URL: server.url, VMFERRY_TOKEN: adminToken } });
-
-function says(ran: Ran, exit: number, ...patterns: RegExp[]): void {
-  const all = `${ran.out}---\n${ran.err}`;
-  assert.equal(ran.exit, exit, all);
-  for (const pattern of patterns) assert.match(all, pattern);
-}
 
 /** A migration whose shims have answered everything before `until`. */
 async function standing(until: Command["kind"]): Promise<string> {

@@ -85,6 +85,10 @@ export const look = (
   hosts: more.hosts ?? seen(4),
 });
 
+export const minute = 60_000;
+export const cancel = (ms: number): EvacuationEvent => ({ type: "cancelRequested", at: after(ms), by: "token t1" });
+export const tick = (ms: number): EvacuationEvent => ({ type: "ticked", at: after(ms) });
+
 export function domainAt(state: EvacuationState, index: number): EvacuationDomain {
   const found = state.domains.find(({ domain }) => domain.uuid === uuid(index));
   if (found === undefined) throw new Error(`no domain ${index}`);

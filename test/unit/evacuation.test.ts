@@ -12,6 +12,7 @@ import {
   after,
   block,
   born,
+  cancel,
   domainAt,
   ends,
   evacuationId,
@@ -19,18 +20,17 @@ import {
   hostId,
   kindsOf,
   look,
+  minute,
   move,
   play,
   seen,
   started,
   startMs,
+  tick,
   uuid,
 } from "./evacuation-scene.ts";
 
 const policy = evacuationPolicyDefault;
-const minute = 60_000;
-const cancel = (ms: number): EvacuationEvent => ({ type: "cancelRequested", at: after(ms), by: "token t1" });
-const tick = (ms: number): EvacuationEvent => ({ type: "ticked", at: after(ms) });
 
 describe("the way through", () => {
   test("cordons first, starts, learns, ends completed and frees the host, which stays cordoned", () => {
