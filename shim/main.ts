@@ -208,7 +208,7 @@ async function serve(options: ShimOptions, log: Log): Promise<FaultBody | null> 
         gate.everyMs = welcome.progressMs ?? 0;
         if (welcome.controlKey !== undefined) void pin(identity, welcome.controlKey, log);
         stopHeartbeat();
-        stopHeartbeat = startHeartbeat({ send, facts }, welcome.heartbeatMs);
+        stopHeartbeat = startHeartbeat({ send, facts, clock }, welcome.heartbeatMs);
         stopJournals();
         stopJournals = sayOpenJournals({ send, records: () => executor.records() }, welcome.features);
         executor.resend();

@@ -88,12 +88,18 @@ export class ControlPlane {
     this.#process = null;
   }
 
-  async ask(method: "GET" | "POST", path: string, body?: unknown): Promise<{ status: number; text: string }> {
+  async ask(
+    method: "GET" | "POST",
+    path: string,
+    body?: unknown,
+    key?: string,
+  ): Promise<{ status: number; text: string }> {
     const response = await fetch(`${this.url}${path}`, {
       method,
       headers: {
         authorization: `Bearer ${this.#token}`,
         ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...(key === undefined ? {} : { "idempotency-key": key }),
       },
       signal: AbortSignal.timeout(answerMsMax),
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),

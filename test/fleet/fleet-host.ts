@@ -133,7 +133,7 @@ export async function openFleetHost(parts: FleetHostParts): Promise<FleetHost> {
       gate.everyMs = welcome.progressMs ?? 0;
       if (welcome.controlKey !== undefined) void identity.pinControlKey(welcome.controlKey);
       stopHeartbeat();
-      stopHeartbeat = startHeartbeat({ send, facts }, welcome.heartbeatMs);
+      stopHeartbeat = startHeartbeat({ send, facts, clock }, welcome.heartbeatMs);
       stopJournals();
       stopJournals = sayOpenJournals({ send, records: () => executor.records() }, welcome.features);
       resend();

@@ -84,7 +84,7 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
     const beforeStorm = await control.storeCounts();
     const stormMs = performance.now();
     const storm = await fleet.storm();
-    say(`connected in ${(storm.allMs / 1_000).toFixed(1)} s`);
+    say(`connected in ${(storm.allMs / 1_000).toFixed(1)} s; shims said ${JSON.stringify(storm.said)}`);
     await fleet.settled();
     const settledMs = performance.now() - stormMs;
     const inventory = usedBetween(beforeStorm, await control.storeCounts());
@@ -100,7 +100,6 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
     const ids: string[] = [];
     const empty = async (names: readonly string[], during: () => Promise<void> = async () => {}) => {
       const before = await control.storeCounts();
-      const spansBefore = (await pool.look()).flatMap(({ spans }) => spans).length;
       const fromMs = machineMs();
       const [own] = await Promise.all([fleet.evacuate(names, options.limits), during()]);
       const requestMsMax = machineMs() - fromMs;
@@ -113,7 +112,6 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
       const moved = domains.filter(({ state }) => state === "moved").length;
       const statuses: Record<string, number> = {};
       for (const { status } of ended) statuses[status] = (statuses[status] ?? 0) + 1;
-      void spansBefore;
       const figures: EvacuationFigures = {
         hosts: names.length,
         domains: domains.length,

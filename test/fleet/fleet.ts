@@ -1,4 +1,5 @@
 /** A simulated fleet under the real local control plane: begun, connected, settled, emptied host by host, killed, and judged at the end by what really happened. */
+import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,6 +17,8 @@ import { HostPool } from "./host-pool.ts";
 import type { Look } from "./host-process.ts";
 
 const pollMs = 500;
+/** Of one request that a store's trouble refuses. */
+const requestTriesMax = 5;
 /** Nothing new was written for so long: the inventories have settled. */
 const settledMs = 4_000;
 
@@ -50,6 +53,8 @@ export class Fleet {
   readonly layout: FleetLayout;
   readonly control: ControlPlane;
   readonly pool: HostPool;
+  /** Requests that were answered with 503 and repeated under their key, as a patient client does. */
+  repeated = 0;
   readonly #folder: string;
 
   private constructor(options: FleetOptions, parts: { control: ControlPlane; pool: HostPool; folder: string }) {
@@ -160,9 +165,16 @@ export class Fleet {
   async evacuate(names: readonly string[], limits: Limits): Promise<string[]> {
     return Promise.all(
       names.map(async (host) => {
-        const { status, text } = await this.control.ask("POST", "/v1/evacuations", { host, policy: limits });
-        if (status !== 202) throw new Error(`the evacuation of ${host} was answered with ${status}: ${text}`);
-        return evacuationSchema.parse(JSON.parse(text)).id;
+        const body = { host, policy: limits };
+        const key = randomUUID();
+        for (let tries = 1; ; tries += 1) {
+          const { status, text } = await this.control.ask("POST", "/v1/evacuations", body, key);
+          if (status === 202) return evacuationSchema.parse(JSON.parse(text)).id;
+          if (status !== 503 || tries >= requestTriesMax)
+            throw new Error(`the evacuation of ${host} was answered with ${status}: ${text}`);
+          this.repeated += 1;
+          await sleep(pollMs);
+        }
       }),
     );
   }
