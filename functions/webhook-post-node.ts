@@ -11,9 +11,9 @@ import type { WebhookOutcome } from "./core/webhook-delivery.ts";
 import {
   addressRefusedCode,
   answerBytesMax,
-  answerMsMax,
   causeOf,
-  postMsMax,
+  type PostBounds,
+  postBounds,
   type WebhookPost,
   type WebhookPoster,
 } from "./webhook-post.ts";
@@ -44,19 +44,26 @@ export function checkedLookup(targets: WebhookTargets, resolve: Resolve = system
 }
 
 /** `resolve`: the system's, unless a test has its own. Literal addresses are the caller's to check: they are not looked up. */
-export function nodePoster(targets: WebhookTargets, resolve?: Resolve): WebhookPoster {
+export function nodePoster(
+  targets: WebhookTargets,
+  { resolve, bounds = postBounds }: { resolve?: Resolve; bounds?: PostBounds } = {},
+): WebhookPoster {
   const options: RequestOptions = { method: "POST", agent: false, lookup: checkedLookup(targets, resolve) };
   return async (post) => {
     try {
-      return await answered(post, options);
+      return await answered(post, options, bounds);
     } catch (error) {
-      return { kind: "unanswered", cause: causeOf(error) };
+      return { kind: "unanswered", cause: causeOf(error, bounds) };
     }
   };
 }
 
-function answered({ url, headers, body }: WebhookPost, options: RequestOptions): Promise<WebhookOutcome> {
-  const signal = AbortSignal.timeout(postMsMax);
+function answered(
+  { url, headers, body }: WebhookPost,
+  options: RequestOptions,
+  { postMs, answerMs }: PostBounds,
+): Promise<WebhookOutcome> {
+  const signal = AbortSignal.timeout(postMs);
   const length = { "content-length": String(body.byteLength) };
   const request = url.startsWith("https:") ? tlsRequest : plainRequest;
   return new Promise((resolve, reject) => {
@@ -67,7 +74,7 @@ function answered({ url, headers, body }: WebhookPost, options: RequestOptions):
         response.destroy();
         resolve({ kind: "answered", status: statusCode ?? 0, retryAfter: said["retry-after"] ?? null });
       };
-      const timer = setTimeout(end, answerMsMax);
+      const timer = setTimeout(end, answerMs);
       let bytes = 0;
       response.on("data", (part: Buffer) => {
         bytes += part.byteLength;

@@ -20,12 +20,18 @@ export const answerBytesMax = 64 * 1024;
 /** For the same reason, and no longer. */
 export const answerMsMax = 2_000;
 const causeCharsMax = 200;
+/** Tests are less patient. */
+export interface PostBounds {
+  postMs: number;
+  answerMs: number;
+}
+export const postBounds: PostBounds = { postMs: postMsMax, answerMs: answerMsMax };
 
 /** Why there was no answer, in words that hold nothing of the URL: it may be a secret (I9). */
-export function causeOf(error: unknown): string {
+export function causeOf(error: unknown, { postMs }: PostBounds): string {
   if (!(error instanceof Error)) return "the connection failed";
   if (error.name === "TimeoutError" || error.name === "AbortError")
-    return `there was no answer within ${postMsMax / 1_000} s`;
+    return `there was no answer within ${postMs / 1_000} s`;
   const inner = error.cause instanceof Error ? error.cause : error;
   const code = "code" in inner && typeof inner.code === "string" ? inner.code : null;
   if (code !== null) return causes[code] ?? `the connection failed (${code.slice(0, 60)})`;
@@ -47,23 +53,25 @@ const causes: Readonly<Record<string, string>> = {
   ENETUNREACH: "there is no way to its address",
 };
 
-export const fetchPoster: WebhookPoster = async ({ url, headers, body }) => {
-  const signal = AbortSignal.timeout(postMsMax);
-  try {
-    const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
-    await drained(response.body);
-    return { kind: "answered", status: response.status, retryAfter: response.headers.get("retry-after") };
-  } catch (error) {
-    return { kind: "unanswered", cause: causeOf(error) };
-  }
-};
+export const fetchPoster =
+  (bounds: PostBounds = postBounds): WebhookPoster =>
+  async ({ url, headers, body }) => {
+    const signal = AbortSignal.timeout(bounds.postMs);
+    try {
+      const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
+      await drained(response.body, bounds.answerMs);
+      return { kind: "answered", status: response.status, retryAfter: response.headers.get("retry-after") };
+    } catch (error) {
+      return { kind: "unanswered", cause: causeOf(error, bounds) };
+    }
+  };
 
 /** Reads to the end or to a bound, and lets the rest go. */
-async function drained(body: ReadableStream<Uint8Array> | null): Promise<void> {
+async function drained(body: ReadableStream<Uint8Array> | null, answerMs: number): Promise<void> {
   if (body === null) return;
   const reader = body.getReader();
   const cut = () => void reader.cancel().catch(() => undefined);
-  const timer = setTimeout(cut, answerMsMax);
+  const timer = setTimeout(cut, answerMs);
   try {
     for (let bytes = 0; bytes <= answerBytesMax; ) {
       const { done, value } = await reader.read();

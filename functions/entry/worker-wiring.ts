@@ -147,7 +147,7 @@ export function wire(env: WorkerEnv): Wiring {
   const metrics = new DynamoMetrics(table);
   const metricCounter = createMetricCounter({ ...ports, metrics });
   const webhooks = createWebhooks(ports, new DynamoWebhooks(table), {
-    post: fetchPoster,
+    post: fetchPoster(),
     targets: env.WEBHOOK_TARGETS === "private" ? "private" : "public",
     postsAtOnce,
     random: Math.random,
