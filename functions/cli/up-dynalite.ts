@@ -7,6 +7,12 @@ import type { IncomingMessage, Server } from "node:http";
 import dynalite from "dynalite";
 import { Fault } from "#protocol/fault";
 
+/**
+ * Connections that wait to be taken: when a fleet of a thousand hosts comes back at once, workerd opens one for each request. What does not fit is
+ * dropped by the kernel and tried again by the other side only a second later.
+ */
+const backlogMax = 4_096;
+
 export interface EmbeddedDynamo {
   endpoint: string;
   close(): Promise<void>;
@@ -28,6 +34,8 @@ function forgiveBroken(request: IncomingMessage): void {
 export async function openDynalite(folder: string): Promise<EmbeddedDynamo> {
   const server: Server = dynalite({ path: folder, createTableMs: 0, deleteTableMs: 0, updateTableMs: 0 });
   server.prependListener("request", forgiveBroken);
+  // Else a connection is closed after five quiet seconds, also while workerd is sending the next request on it, which is then lost.
+  server.keepAliveTimeout = 0;
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) =>
       reject(
@@ -42,7 +50,7 @@ export async function openDynalite(folder: string): Promise<EmbeddedDynamo> {
         ),
       ),
     );
-    server.listen(0, "127.0.0.1", resolve);
+    server.listen({ port: 0, host: "127.0.0.1", backlog: backlogMax }, resolve);
   });
   const address = server.address();
   if (address === null || typeof address === "string") throw new Error("dynalite listens on no port");

@@ -1,6 +1,6 @@
 /**
- * Fetch for the SDK's clients under Node. The SDK's build for fetch knows the words of browsers for a broken connection, and not undici's: a
- * connection that died while a Lambda was frozen would be an error at once, and the first request after each pause is on such a one. Here
+ * Fetch for the SDK's clients under Node and workerd. The SDK's build for fetch knows the words of browsers for a broken connection, and neither undici's
+ * nor workerd's: a connection that died while a Lambda was frozen would be an error at once, and the first request after each pause is on such a one. Here
  * the whole answer is read, so that one cut in the middle is a broken connection as well, and each is marked as passing.
  */
 

@@ -28,6 +28,7 @@ import { createWebhooks, heard, type WebhookFace } from "../webhook-face.ts";
 import { fetchPoster } from "../webhook-post.ts";
 import { ruleStoresOf } from "./rule-stores.ts";
 import { clock, ids, lineLog, storesOf } from "./runtime-ports.ts";
+import { wholeFetch } from "./whole-fetch.ts";
 
 /** The one object that delivers webhooks. */
 export const bellName = "webhooks";
@@ -96,7 +97,14 @@ export function wire(env: WorkerEnv): Wiring {
     accessKeyId: env.S3_ACCESS_KEY_ID ?? env.ACCESS_KEY_ID,
     secretAccessKey: env.S3_SECRET_ACCESS_KEY ?? env.SECRET_ACCESS_KEY,
   };
-  const client = createDynamoClient({ region: env.REGION, endpoint: env.DYNAMODB_ENDPOINT, credentials, counter });
+  const client = createDynamoClient({
+    region: env.REGION,
+    endpoint: env.DYNAMODB_ENDPOINT,
+    credentials,
+    counter,
+    // The SDK does not know workerd's words for a connection that was lost either ("Network connection lost.") and would not try again.
+    fetch: wholeFetch,
+  });
   const table = new DynamoTable(client, env.TABLE);
   const face =
     env.OBJECTS === undefined
