@@ -265,6 +265,32 @@ describe("what has happened", () => {
     ]);
   });
 
+  test("a migration from the request to its end, one that is rolled back, and who asked for both", async () => {
+    await fleet.addHost(1, {}, [domainNamed("web")]);
+    await fleet.addHost(2);
+    const moving = { domain: "web", destination: "host2" };
+    await fleet.ask("/v1/migrations", { body: moving });
+    await fleet.serve();
+    await fleet.ask("/v1/migrations", { body: moving });
+    const fault = { code: "internal", cause: "No room.", action: "Make room.", retry: "never" } as const;
+    await fleet.serve({ prepare: fault });
+    fleet.pass(60_000);
+    await shows([
+      ["vmferry_migrations_started_total", {}, 2],
+      ["vmferry_migrations_total", { status: "completed" }, 1],
+      ["vmferry_migrations_total", { status: "rolledBack" }, 1],
+      ["vmferry_migration_failures_total", { phase: "preparing" }, 1],
+      ["vmferry_migration_phase_seconds_count", { phase: "performing" }, 1],
+      ["vmferry_migration_phase_seconds_count", { phase: "exporting" }, 2],
+      ["vmferry_migration_duration_seconds_count", { status: "completed" }, 1],
+      ["vmferry_migration_blackout_seconds_count", {}, 1],
+      ["vmferry_api_changes_total", { method: "POST" }, 2],
+      ["vmferry_open_migrations", { status: "running" }, 0],
+    ]);
+    const snapshots = seriesValue(await scrape(), "vmferry_snapshots_verified_total") ?? 0;
+    assert.ok(snapshots > 0);
+  });
+
   test("half a history is not told", async () => {
     const { chronicle, clock } = fleet.ports;
     for (let event = 0; event < 600; event += 1) await chronicle.append(metricEvent("migration.started"));
