@@ -180,6 +180,8 @@ export interface ShutdownStore {
 export interface Chronicle {
   /** Writes it down unless an event of that id stands there; true: it is new. Throws `Fault` `store.unreachable`. */
   append(event: ChronicleEvent): Promise<boolean>;
+  /** One line by the event's id; null: it is not written down. Strongly consistent. */
+  find(id: string): Promise<ChronicleEntry | null>;
   /** Oldest first, after `at` (null: from the beginning), up to and without `until` (null: to the newest). */
   after(page: { at: string | null; until: string | null; limit: number }): Promise<ChronicleEntry[]>;
   /** Newest first, before `at` (null: from the newest). */

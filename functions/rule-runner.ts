@@ -38,7 +38,7 @@ export interface RuleFleet {
     policy: EvacuationPolicy;
     /** No migration is started after it, nor one that is not estimated to end before it. */
     deadlineAt: string | null;
-    origin: { by: string; rule: string; trigger: string };
+    origin: { by: string; rule: string; trigger: string; run?: string };
   }): Promise<unknown>;
   requestRestore(request: {
     id: string;
@@ -158,8 +158,9 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
           origin: { ...origin, trigger: "restore" },
         });
       else {
-        const { deadlineAt, trigger } = effect;
-        await fleet.requestEvacuation({ id, host, policy, deadlineAt, origin: { ...origin, trigger } });
+        const { deadlineAt, trigger, run } = effect;
+        const ofRun = run === null ? {} : { run };
+        await fleet.requestEvacuation({ id, host, policy, deadlineAt, origin: { ...origin, trigger, ...ofRun } });
       }
     } catch (error) {
       const final = error instanceof Fault && error.retry !== "safe" && error.code !== "internal";

@@ -21,6 +21,7 @@ export const heard = (chronicle: Chronicle, ring: () => void): Chronicle => ({
     if (isNew) ring();
     return isNew;
   },
+  find: (id) => chronicle.find(id),
   after: (page) => chronicle.after(page),
   before: (page) => chronicle.before(page),
 });

@@ -8,7 +8,7 @@ const core = ({ id, kind, host, origin, deadlineAt, domains }: EvacuationState) 
   id,
   kind,
   host: { id: host.id, name: host.name },
-  origin: { by: origin.by, rule: origin.rule, trigger: origin.trigger },
+  origin,
   deadlineAt,
   domains: domains.length,
 });

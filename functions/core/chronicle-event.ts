@@ -69,10 +69,12 @@ const runCore = {
   hostsLeftOut: z.optional(z.int()),
 };
 
+/** No dots: Standard Webhooks sign `id.timestamp.body`. The same event always has the same id. */
+export const eventIdSchema = z.string().check(z.regex(/^[A-Za-z0-9_-]{1,120}$/));
+
 const common = {
   specversion: z.literal("1.0"),
-  /** No dots: Standard Webhooks sign `id.timestamp.body`. The same event always has the same id. */
-  id: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,120}$/)),
+  id: eventIdSchema,
   source: z.literal("/vmferry"),
   /** What it is about: a migration's, evacuation's, run's or host's id, a rule's name, a request's path. */
   subject: z.string().check(z.maxLength(300)),

@@ -88,7 +88,13 @@ export const evacuationStateSchema = z.object({
   /** Of an undo: the evacuation that it takes back. */
   undoes: z.nullable(evacuationIdSchema),
   /** Who or what asked for it: a person's token, a rule's run with its trigger. */
-  origin: z.object({ by: z.string(), rule: z.nullable(z.string()), trigger: z.nullable(z.string()) }),
+  origin: z.object({
+    by: z.string(),
+    rule: z.nullable(z.string()),
+    trigger: z.nullable(z.string()),
+    /** The rule's run; absent: none, or before this was kept. */
+    run: z.optional(z.string()),
+  }),
   status: evacuationStatusSchema,
   version: z.int(),
   createdAt: z.string(),

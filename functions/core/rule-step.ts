@@ -31,7 +31,14 @@ export interface StepFacts {
 }
 
 export type RuleEffect =
-  | { kind: "evacuate"; id: string; host: RunHost["host"]; deadlineAt: string | null; trigger: string }
+  | {
+      kind: "evacuate";
+      id: string;
+      host: RunHost["host"];
+      deadlineAt: string | null;
+      trigger: string;
+      run: string | null;
+    }
   /** Its cause has gone: it starts nothing more. */
   | { kind: "cancel"; id: string; host: RunHost["host"] }
   | { kind: "restore"; id: string; host: RunHost["host"] };
@@ -71,7 +78,14 @@ export function stepRule(
     if (entry.state !== "started" || id === null) continue;
     const begun = !before.run?.hosts.some((was) => was.evacuationId === id);
     if (begun || (facts.statuses.get(id) === null && !record.paused && !isOver(entry, record)))
-      effects.push({ kind: "evacuate", id, host, deadlineAt, trigger: causes[0] ?? state.run?.event.dedupkey ?? "" });
+      effects.push({
+        kind: "evacuate",
+        id,
+        host,
+        deadlineAt,
+        trigger: causes[0] ?? state.run?.event.dedupkey ?? "",
+        run: state.run?.id ?? null,
+      });
   }
   for (const { state: at, evacuationId: id, causes, host } of state.run?.hosts ?? [])
     if (at === "started" && id !== null && causes.length === 0 && facts.statuses.get(id) === "running")

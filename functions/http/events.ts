@@ -1,6 +1,6 @@
 /** What happened, for consoles and the audit trail: as a page, or as a stream that goes on. */
 import * as z from "zod/mini";
-import { type ChronicleEntry, chronicleEventSchema } from "../core/chronicle-event.ts";
+import { type ChronicleEntry, chronicleEventSchema, eventIdSchema } from "../core/chronicle-event.ts";
 import { positionAt, positionPattern } from "../core/chronicle-position.ts";
 import { chronicleRowsMax } from "../core/limits.ts";
 import type { Chronicle } from "../ports.ts";
@@ -53,6 +53,21 @@ async function pageOfLines(
 export function eventRoutes(deps: AppDeps): Route[] {
   const { ports } = deps;
   return [
+    route({
+      method: "GET",
+      path: "/v1/events/:id",
+      tag: "events",
+      summary: "One event by its id, such as `m_...-started`, `m_...-ended`, `e_...-started`, `r_...-ended`",
+      access: "token",
+      reply: { status: 200, description: "The event and where it stands", schema: eventLineSchema },
+      faults: ["request.notFound"],
+      async handle({ param }) {
+        const id = eventIdSchema.safeParse(param("id"));
+        const value = id.success ? await ports.chronicle.find(id.data) : null;
+        if (value === null) throw fault("request.notFound", "There is no such event.", "Look at: vmferry events.");
+        return { value };
+      },
+    }),
     route({
       method: "GET",
       path: "/v1/events",

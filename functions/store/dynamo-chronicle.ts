@@ -42,6 +42,11 @@ export class DynamoChronicle implements Chronicle {
     return (await this.#table.get(`event ${event.id}`, key))?.newestSort?.S === at;
   }
 
+  async find(id: string): Promise<ChronicleEntry | null> {
+    const item = await this.#table.get(`event ${id}`, eventKey(id));
+    return item === null ? null : entryOf(item);
+  }
+
   after({ at, until, limit }: Parameters<Chronicle["after"]>[0]): Promise<ChronicleEntry[]> {
     return this.#read({ after: at, before: until, limit, oldestFirst: true });
   }

@@ -41,6 +41,14 @@ export const chronicleCases: Record<string, (chronicle: Chronicle) => Promise<vo
       [event],
     );
   },
+  "a line is found by its event's id": async (chronicle) => {
+    const event = requested();
+    assert.equal(await chronicle.find(event.id), null);
+    await chronicle.append(event);
+    const [newest] = await chronicle.before({ at: null, limit: 1 });
+    assert.deepEqual(await chronicle.find(event.id), newest);
+    assert.deepEqual(newest?.event, event);
+  },
   "of many that write the same at once one was new": async (chronicle) => {
     const event = requested();
     const answers = await Promise.all(Array.from({ length: 8 }, () => chronicle.append(event)));

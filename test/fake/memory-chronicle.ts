@@ -30,6 +30,10 @@ export class MemoryChronicle implements Chronicle {
     return true;
   }
 
+  async find(id: string): Promise<ChronicleEntry | null> {
+    return structuredClone(this.#entries.find(({ event }) => event.id === id) ?? null);
+  }
+
   async after({
     at,
     until,

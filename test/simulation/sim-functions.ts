@@ -213,6 +213,7 @@ export class SimFunctions implements FunctionsEnd {
     const write = this.#writes(life);
     return {
       append: (event) => write(`event ${event.type}`, () => chronicle.append(event)),
+      find: (id) => chronicle.find(id),
       after: (page) => chronicle.after(page),
       before: (page) => chronicle.before(page),
     };

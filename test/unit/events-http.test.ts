@@ -7,7 +7,7 @@ import { readEvents, type StreamEvent } from "#functions/cli/event-parser";
 import { createApp } from "#functions/http/app";
 import type { EventsCarrier } from "#functions/http/deps";
 import { evacuationRowSchema } from "#functions/http/evacuation-resource";
-import { eventPageSchema } from "#functions/http/events";
+import { eventLineSchema, eventPageSchema } from "#functions/http/events";
 import { migrationSummarySchema } from "#functions/http/migration-resource";
 import { adminToken, domainNamed, type MemoryFleet, memoryFleet, refusal } from "#test/fake/memory-fleet";
 
@@ -40,6 +40,14 @@ describe("a page of what happened", () => {
       items.map(({ event }) => event.type === "dev.vmferry.request.received" && [event.data.by, event.data.path]),
       [["admin", "/v1/migrations"]],
     );
+  });
+
+  test("one of them by its id, or 404", async () => {
+    const id = await migrate();
+    const found = eventLineSchema.parse(await (await fleet.ask(`/v1/events/${id}-started`)).json());
+    assert.deepEqual(found, (await page("?types=migration")).items[0]);
+    for (const other of [`${id}-ended`, "a.b"])
+      assert.deepEqual(await refusal(await fleet.ask(`/v1/events/${other}`)), [404, "request.notFound"]);
   });
 
   test("page by page, either way, each line once", async () => {
@@ -229,25 +237,24 @@ describe("the stream of everything", () => {
   test("rows of what is active, at first and whenever one changes, and its last one when it has ended", async () => {
     const id = await migrate();
     const stream = await open("?types=host.enrolled");
-    const rows: { step: string; status: string; ended: boolean }[] = [];
-    const take = async () => {
-      const event = await stream.next();
-      assert.deepEqual([event?.name, event?.id], ["migration", null]);
-      const row = migrationSummarySchema.parse(JSON.parse(event?.data ?? ""));
-      assert.equal(row.id, id);
-      rows.push({ step: row.step, status: row.status, ended: row.endedAt !== null });
+    /** Reads rows up to the one with this step; those between may be seen or not. */
+    const until = async (step: string) => {
+      for (;;) {
+        const event = await stream.next();
+        assert.deepEqual([event?.name, event?.id], ["migration", null]);
+        const row = migrationSummarySchema.parse(JSON.parse(event?.data ?? ""));
+        assert.equal(row.id, id);
+        if (row.step === step) return row;
+      }
     };
-    await take();
+    assert.equal((await until("inspect")).status, "running");
     await fleet.serve({}, "stage");
-    await take();
+    assert.equal((await until("stage")).endedAt, null);
     await fleet.serve();
-    await take();
+    const last = await until("ended");
+    assert.equal(last.status, "completed");
+    assert.notEqual(last.endedAt, null);
     await stream.leave();
-    assert.deepEqual(rows, [
-      { step: "inspect", status: "running", ended: false },
-      { step: "stage", status: "running", ended: false },
-      { step: "ended", status: "completed", ended: true },
-    ]);
   });
 
   test("rows of evacuations as well; of one thing where it is asked for", async () => {
