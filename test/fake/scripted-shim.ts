@@ -28,6 +28,8 @@ export class ScriptedShim {
   readonly #index: number;
   readonly #privateKey: KeyObject;
   readonly #table: Table;
+  /** Of its own shutdown, what the functions said that they heard: id and state. */
+  readonly heard: string[] = [];
   #socket: WebSocket | undefined;
   #beat: NodeJS.Timeout | undefined;
 
@@ -68,6 +70,7 @@ export class ScriptedShim {
         if (message.type === "challenge") this.#hello(message.nonce);
         else if (message.type === "query") this.#answer(message.queryId, message.query);
         else if (message.type === "command") this.#obey(message.command);
+        else if (message.type === "shutdownHeard") this.heard.push(`${message.requestId} ${message.state}`);
         else if (message.type === "welcome") {
           const domains = [...this.#table.values()].filter(({ hostId }) => hostId === this.hostId);
           this.#inventory({ full: true, domains: domains.map(({ domain }) => domain), gone: [] });
@@ -76,6 +79,11 @@ export class ScriptedShim {
         }
       });
     });
+  }
+
+  /** Says that this host is asked to shut down, or is not any more. */
+  shutdown(requestId: string, state: "requested" | "withdrawn", budgetMs: number): void {
+    this.#say({ type: "shutdown", requestId, state, kind: "reboot", at: new Date().toISOString(), budgetMs });
   }
 
   close(): void {
