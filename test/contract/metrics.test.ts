@@ -236,6 +236,38 @@ function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end
         await faulty.close();
       }
     });
+
+    test("of four that count at once, each with its own bad days, each event is counted once", async () => {
+      const name = `metrics-${++tables}`;
+      await makeTable(started.endpoint, name);
+      const clock = testClock();
+      const chronicle = new DynamoChronicle(tableAt(started.endpoint, name), positionsBy(clock));
+      const lines = await Promise.all([1, 2, 3, 4].map(() => openFaultyStore(started.endpoint)));
+      try {
+        const counters = lines.map(({ endpoint }) => {
+          const metrics = new DynamoMetrics(tableAt(endpoint, name));
+          const bounds = { rowsMax: 3, timerPagesMax: 2, scrapePagesMax: 1 };
+          return createMetricCounter({ clock, log: { write() {} }, chronicle, metrics }, bounds);
+        });
+        for (let round = 0; round < 6; round += 1) {
+          for (let event = 0; event < 4; event += 1) await chronicle.append(metricEvent("migration.ended"));
+          clock.at = new Date(Date.parse(clock.at) + chronicleSettleMs + 20_000).toISOString();
+          for (const [index, line] of lines.entries())
+            line.plague = (["none", "lose", "throttle", "refuse"] as const)[(index + round) % 4] ?? "none";
+          // The totals of one that fails are found by the next.
+          await Promise.allSettled(counters.map((each, index) => (index % 2 === 0 ? each.tick() : each.view())));
+        }
+        for (const line of lines) line.plague = "none";
+        clock.at = new Date(Date.parse(clock.at) + 60_000).toISOString();
+        for (let minute = 0; minute < 6; minute += 1) await counters[0]?.tick();
+        const all = await chronicle.after({ at: null, until: null, limit: 1_000 });
+        assert.equal(all.length, 24);
+        const { record } = await new DynamoMetrics(tableAt(started.endpoint, name)).load();
+        assert.deepEqual(record?.totals, fold(noTotals(), all));
+      } finally {
+        await Promise.all(lines.map((line) => line.close()));
+      }
+    });
   });
 }
 
