@@ -260,6 +260,28 @@ export const commands: readonly CommandSpec[] = [
     load: async () => (await import("./restore-command.ts")).restore,
   },
   {
+    words: ["events"],
+    positionals: [],
+    options: {
+      follow: { summary: "go on with what happens from now on, or from --since on", short: "f" },
+      since: { value: "1h|TIME", summary: "what was written down since then; default: the last 50" },
+      type: { value: "TYPE,...", summary: "only these: migration, evacuation.ended, request, ...", multiple: true },
+      subject: { value: "ID", summary: "only what is about this migration, evacuation, run or host" },
+      limit: { value: "N", summary: "so many at most, the newest" },
+      json,
+    },
+    summary: "what happened and who asked for it, one line each",
+    load: async () => (await import("./event-commands.ts")).events,
+  },
+  {
+    words: ["audit"],
+    positionals: [],
+    optional: "ID|NAME",
+    options: { since: { value: "1h|TIME", summary: "what was written down since then" }, json },
+    summary: "who or what started each thing; of one id the chain from its cause to what it started",
+    load: async () => (await import("./audit-command.ts")).audit,
+  },
+  {
     words: ["rules"],
     positionals: [],
     options: { json },

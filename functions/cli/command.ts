@@ -21,6 +21,8 @@ export interface CommandSpec {
   words: readonly string[];
   /** Names of positional arguments, all required. */
   positionals: readonly string[];
+  /** One more, which may be left out. */
+  optional?: string;
   options: Readonly<Record<string, OptionSpec>>;
   summary: string;
   load(): Promise<Run>;
@@ -82,6 +84,11 @@ export class Invocation {
     this.#values = values;
     this.#positionals = positionals;
     this.#names = spec.positionals;
+  }
+
+  /** The one that may be left out. */
+  optional(): string | undefined {
+    return this.#positionals[this.#names.length];
   }
 
   positional(name: string): string {
@@ -152,8 +159,8 @@ export function parseInvocation(spec: CommandSpec, argv: readonly string[]): Inv
   if (parsed.values.help === true) return "help";
   const { length } = parsed.positionals;
   if (length < spec.positionals.length) throw usageError(`${spec.positionals[length]} is missing.`, spec.words);
-  if (length > spec.positionals.length)
-    throw usageError(`"${parsed.positionals[spec.positionals.length]}" is one argument too many.`, spec.words);
+  const most = spec.positionals.length + (spec.optional === undefined ? 0 : 1);
+  if (length > most) throw usageError(`"${parsed.positionals[most]}" is one argument too many.`, spec.words);
   return new Invocation(spec, parsed.values, parsed.positionals);
 }
 
@@ -164,7 +171,7 @@ export function usageLines(spec: CommandSpec): string[] {
     `${short === undefined ? "" : `-${short}, `}--${name}${value === undefined ? "" : ` ${value}`}`;
   const width = Math.max(0, ...entries.map((entry) => optionText(entry).length));
   return [
-    `usage: vmferry ${[...spec.words, ...spec.positionals].join(" ")}${entries.length > 0 ? " [OPTIONS]" : ""}`,
+    `usage: vmferry ${[...spec.words, ...spec.positionals, ...(spec.optional === undefined ? [] : [`[${spec.optional}]`])].join(" ")}${entries.length > 0 ? " [OPTIONS]" : ""}`,
     `  ${spec.summary}`,
     ...entries.map((entry) => `  ${optionText(entry).padEnd(width)}  ${entry[1].summary}`),
   ];

@@ -1,22 +1,19 @@
 /** What happened, for consoles and the audit trail: as a page, or as a stream that goes on. */
 import * as z from "zod/mini";
-import { type ChronicleEntry, chronicleEventSchema, eventIdSchema } from "../core/chronicle-event.ts";
+import { type ChronicleEntry, eventIdSchema } from "../core/chronicle-event.ts";
 import { positionAt, positionPattern } from "../core/chronicle-position.ts";
 import { chronicleRowsMax } from "../core/limits.ts";
 import type { Chronicle } from "../ports.ts";
 import type { AppDeps } from "./deps.ts";
+import { eventLineSchema, eventPageSchema } from "./event-resource.ts";
 import { filterOf } from "./events-filter.ts";
 import { Place } from "./events-place.ts";
 import { eventsStream } from "./events-stream.ts";
 import { eventLinesMax, eventsIdleMs, eventsPollMs } from "./limits.ts";
-import { limitSchema, pageOf } from "./page-query.ts";
+import { limitSchema } from "./page-query.ts";
 import { fault } from "./problem.ts";
 import { type Route, route } from "./route.ts";
 import { eventStreamHeaders } from "./sse.ts";
-
-/** `at`: where it stands in the chronicle; a Last-Event-ID as well. */
-export const eventLineSchema = z.object({ at: z.string(), event: chronicleEventSchema });
-export const eventPageSchema = pageOf(eventLineSchema);
 
 const time = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/;
 

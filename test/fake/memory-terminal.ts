@@ -17,6 +17,8 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** What a person types at each question. */
   typed?: readonly string[];
+  /** Called with everything on stdout so far, each time something is written there. */
+  onOut?: (out: string) => void;
   /** Called with everything on stderr so far, each time something is written there. */
   onErr?: (err: string) => void;
 }
@@ -26,7 +28,12 @@ export async function run(argv: readonly string[], options: RunOptions = {}): Pr
   const ran: Ran = { exit: -1, out: "", err: "" };
   const context: CliContext = {
     terminal: streamTerminal(
-      { write: (text) => (ran.out += text) },
+      {
+        write: (text) => {
+          ran.out += text;
+          options.onOut?.(ran.out);
+        },
+      },
       {
         write: (text) => {
           ran.err += text;

@@ -7,7 +7,7 @@ import { readEvents, type StreamEvent } from "#functions/cli/event-parser";
 import { createApp } from "#functions/http/app";
 import type { EventsCarrier } from "#functions/http/deps";
 import { evacuationRowSchema } from "#functions/http/evacuation-resource";
-import { eventLineSchema, eventPageSchema } from "#functions/http/events";
+import { eventLineSchema, eventPageSchema } from "#functions/http/event-resource";
 import { migrationSummarySchema } from "#functions/http/migration-resource";
 import { adminToken, domainNamed, type MemoryFleet, memoryFleet, refusal } from "#test/fake/memory-fleet";
 
