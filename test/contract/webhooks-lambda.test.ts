@@ -1,0 +1,143 @@
+/** Webhooks by the bundles as Lambda runs them: made by one function, delivered by the timer's, each in cold processes that share nothing but the store. */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { build } from "esbuild";
+import { positionAt } from "#core/chronicle-position";
+import { openDynalite } from "#functions/cli/up-dynalite";
+import { webhookRowSchema, webhookTestedSchema, webhookWrittenSchema } from "#functions/http/webhook-resource";
+import { DynamoChronicle } from "#functions/store/dynamo-chronicle";
+import { createDynamoClient, createTable, DynamoTable } from "#functions/store/dynamo-table";
+import { isSignedBy, secretBytes } from "#functions/trigger-signature";
+import { LambdaHttpServer } from "#lab/lambda-http-server";
+import { LambdaFunction } from "#lab/lambda-process";
+import { controlKeyPkcs8 } from "#test/fake/control-key";
+import { openReceiver, type Receiver } from "#test/fake/webhook-receiver";
+import { eventOf } from "#test/fake/webhook-world";
+import { lambdaBuild } from "../../infra/lambda-build.ts";
+
+const adminToken = "webhooks-admin-token";
+const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+const region = "eu-central-1";
+
+let folder: string;
+let dynalite: Awaited<ReturnType<typeof openDynalite>>;
+let chronicle: DynamoChronicle;
+let receiver: Receiver;
+let env: Record<string, string>;
+const lines: string[] = [];
+/** An event is written down at this moment, long enough ago. */
+const writtenMs = Date.now() - 120_000;
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "vmferry-webhooks-lambda-"));
+  await build({ ...lambdaBuild(join(import.meta.dirname, "../..")), outdir: join(folder, "dist") });
+  dynalite = await openDynalite(join(folder, "store"));
+  const client = createDynamoClient({ region, endpoint: dynalite.endpoint, credentials });
+  await createTable(client, "vmferry");
+  let serial = 0;
+  const ids = { ulid: () => `${positionAt(writtenMs)}${String(++serial).padStart(16, "0")}` };
+  chronicle = new DynamoChronicle(new DynamoTable(client, "vmferry"), ids);
+  receiver = await openReceiver();
+  env = {
+    TABLE: "vmferry",
+    BUCKET: "bundles",
+    AWS_REGION: region,
+    AWS_ACCESS_KEY_ID: credentials.accessKeyId,
+    AWS_SECRET_ACCESS_KEY: credentials.secretAccessKey,
+    DYNAMODB_ENDPOINT: dynalite.endpoint,
+    SOCKET_URL: "wss://sockets.example/prod",
+    SOCKET_CALLBACK_URL: "http://127.0.0.1:9/prod",
+    ADMIN_TOKEN_SHA256: createHash("sha256").update(adminToken).digest("hex"),
+    TICKET_KEY: controlKeyPkcs8(),
+  };
+});
+after(async () => {
+  await receiver?.close();
+  await dynalite?.close();
+  await rm(folder, { recursive: true });
+});
+
+const functionOf = (name: string, more: Record<string, string> = {}) =>
+  new LambdaFunction({
+    file: join(folder, "dist", `${name}.mjs`),
+    env: { ...env, ...more },
+    mode: "cold",
+    onLine: (line) => lines.push(line),
+  });
+
+/** The API with this environment, closed after `use`. */
+async function served<T>(
+  more: Record<string, string>,
+  use: (ask: (method: string, path: string, body?: unknown) => Promise<{ status: number; text: string }>) => Promise<T>,
+): Promise<T> {
+  const lambda = functionOf("lambda-http", more);
+  const server = new LambdaHttpServer({ lambda });
+  await server.start();
+  try {
+    return await use(async (method, path, body) => {
+      const response = await fetch(`${server.url}${path}`, {
+        method,
+        headers: { authorization: `Bearer ${adminToken}`, "content-type": "application/json" },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+      return { status: response.status, text: await response.text() };
+    });
+  } finally {
+    await server.close();
+    await lambda.close();
+  }
+}
+
+test("one minute's timers, at the same time, deliver what was written down; in the cloud nothing is posted inside", async () => {
+  const inside = { WEBHOOK_TARGETS: "private" };
+  await served({}, async (ask) => {
+    const { status, text } = await ask("PUT", "/v1/webhooks/ops", { url: receiver.url });
+    assert.equal(status, 400);
+    assert.match(text, /posts to the internet only/);
+  });
+  const secret = await served(inside, async (ask) => {
+    const made = await ask("PUT", "/v1/webhooks/ops", { url: `${receiver.url}/hook`, types: ["host"] });
+    assert.equal(made.status, 201, made.text);
+    const tested = await ask("POST", "/v1/webhooks/ops/test");
+    assert.equal(webhookTestedSchema.parse(JSON.parse(tested.text)).status, 204, tested.text);
+    const since = new Date(writtenMs - 1_000).toISOString();
+    assert.equal((await ask("POST", "/v1/webhooks/ops/replay", { since })).status, 200);
+    return webhookWrittenSchema.parse(JSON.parse(made.text)).secret ?? "";
+  });
+  await receiver.next();
+  for (const id of ["e1", "e2"])
+    await chronicle.append(eventOf(id, "dev.vmferry.host.enrolled", new Date(writtenMs).toISOString()));
+
+  const timers = [functionOf("lambda-timer", inside), functionOf("lambda-timer", inside)];
+  await Promise.all(timers.map((timer) => timer.invoke({})));
+  await Promise.all(timers.map((timer) => timer.close()));
+  const heard = receiver.heard.slice(1);
+  assert.deepEqual(
+    heard.map(({ headers }) => headers["webhook-id"]),
+    ["e1", "e2"],
+  );
+  const bytes = secretBytes(secret);
+  assert.ok(bytes);
+  for (const { headers, body } of heard) {
+    const [id = "", timestamp = "", signature = ""] = ["id", "timestamp", "signature"].map((part) =>
+      String(headers[`webhook-${part}`]),
+    );
+    assert.ok(await isSignedBy({ id, timestamp, signature, body }, [{ kind: "secret", bytes, counts: true }]));
+  }
+
+  // Deployed without the setting, what it made is not posted to any more, and says why.
+  await chronicle.append(eventOf("e3", "dev.vmferry.host.enrolled", new Date(writtenMs).toISOString()));
+  const timer = functionOf("lambda-timer");
+  await timer.invoke({});
+  await timer.close();
+  const shown = await served({}, async (ask) => ask("GET", "/v1/webhooks/ops"));
+  const { delivery } = webhookRowSchema.parse(JSON.parse(shown.text));
+  assert.deepEqual([delivery.delivered, delivery.failed, delivery.pending?.eventId], [2, 1, "e3"]);
+  assert.match(delivery.lastError ?? "", /its URL is refused/);
+  assert.equal(receiver.heard.length, 3);
+  assert.ok(!lines.join("\n").includes(secret.slice(6)), "no secret in a log");
+});
