@@ -11,7 +11,7 @@ import { networkOf } from "./core/network.ts";
 import { type PlacementDomain, type PlacementHost, type PlacementView, verdictKey } from "./core/placement-view.ts";
 import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
 import { inParts, type Preflights } from "./preflights.ts";
-import { hostRefusals, isConnected } from "./refusals.ts";
+import { hostRefusals, isConnected, isShutting } from "./refusals.ts";
 
 /** Inventories read for one look: sources, named destinations, then the hosts with the most free memory. More choice makes no better plan. */
 export const inventoriesMax = 64;
@@ -75,8 +75,9 @@ function closedBy(
       cause: `${host.name} is being emptied by ${by}.`,
       action: `Wait for its end (vmferry evacuation watch ${by}) or choose another host.`,
     };
+  // An undo opens what was cordoned; nobody opens a host that is about to be off.
   const refusal = hostRefusals(host, "destination", ports).find(
-    ({ code }) => code !== "host.cordoned" || host.id !== opens,
+    ({ code }) => code !== "host.cordoned" || host.id !== opens || isShutting(host, ports),
   );
   if (refusal !== undefined) return { code: refusal.code, cause: refusal.cause, action: refusal.action };
   if (host.facts?.libvirt.reachable === true) return null;

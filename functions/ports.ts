@@ -167,8 +167,8 @@ export interface DedupStore {
 
 /** What hosts say of being shut down, for as long as it matters. Once withdrawn stays withdrawn, in whatever order the two are heard. */
 export interface ShutdownStore {
-  /** `known`: nothing new to its kind, or a withdrawal of what stands. `tooMany`: not kept, its host has said too many lately. */
-  keep(shutdown: HostShutdown): Promise<"new" | "known" | "tooMany">;
+  /** All that stands for its host then; null: not kept, its host has said too many lately. */
+  keep(shutdown: HostShutdown): Promise<HostShutdown[] | null>;
   list(): Promise<HostShutdown[]>;
   forget(shutdown: Pick<HostShutdown, "hostId" | "requestId">): Promise<void>;
 }
@@ -222,6 +222,8 @@ export interface HostRecord {
   facts: HostFacts | null;
   /** The journals that its shim said are open there, and when; absent: it never said (an older shim). */
   openJournals?: { at: string; journals: OpenJournal[] } | undefined;
+  /** Somebody has asked this host to shut down, and until then it surely runs; absent: nobody has, or it was taken back. */
+  shuttingUntil?: string | undefined;
 }
 
 export interface PlacedDomain extends InventoryDomain {
@@ -237,7 +239,15 @@ export interface HostStore {
   /** What a session says of its host; null when the host was removed. */
   seen(
     id: string,
-    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts; openJournals?: OpenJournal[] },
+    seen: {
+      at: string;
+      protocol?: number;
+      features?: string[];
+      facts?: HostFacts;
+      openJournals?: OpenJournal[];
+      /** Null: not any more. */
+      shuttingUntil?: string | null;
+    },
   ): Promise<void>;
   setCordoned(id: string, cordoned: boolean): Promise<boolean>;
   remove(id: string): Promise<boolean>;

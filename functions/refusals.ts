@@ -13,6 +13,12 @@ export function isConnected(
   return lastSeenAt !== null && Date.parse(clock.now()) - Date.parse(lastSeenAt) <= pace.offlineAfterMs;
 }
 
+/** Whether somebody has asked a host to shut down and has not taken it back. */
+export const isShutting = (
+  { shuttingUntil }: Pick<HostRecord, "shuttingUntil">,
+  { clock }: Pick<Ports, "clock">,
+): boolean => shuttingUntil !== undefined && Date.parse(clock.now()) < Date.parse(shuttingUntil);
+
 const body = (
   code: FaultBody["code"],
   cause: string,
@@ -48,6 +54,14 @@ export function hostRefusals(
         "host.cordoned",
         `The destination ${host.name} is cordoned: it takes no new domains.`,
         `Uncordon it (vmferry host uncordon ${host.name}) or choose another host.`,
+      ),
+    );
+  if (side === "destination" && isShutting(host, ports))
+    refusals.push(
+      body(
+        "host.cordoned",
+        `The destination ${host.name} is asked to shut down: it takes no new domains.`,
+        `Choose another host; ${host.name} takes domains again when the shutdown is taken back (shutdown -c) or over.`,
       ),
     );
   const missing = protocolFeatures.filter((feature) => !host.features.includes(feature));

@@ -147,6 +147,8 @@ async function hello(
     protocol,
     features: message.features,
     facts: message.facts,
+    // A shim that begins anew says at once what still stands: nothing, where the host has been down meanwhile.
+    ...(message.renews === undefined && host.shuttingUntil !== undefined ? { shuttingUntil: null } : {}),
   });
   const opened: Session = { ...session, session: ports.ids.ulid() };
   const welcome: DownMessage = {

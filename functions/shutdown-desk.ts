@@ -3,7 +3,7 @@
  * rules in its bundle), the timer looks each minute, and where rules are at hand they look at once.
  */
 import type { UpMessage } from "#protocol/message";
-import { eventOfShutdown, shutdownRequested, stepOfShutdown } from "./core/host-shutdown.ts";
+import { eventOfShutdown, shutdownRequested, shuttingUntil, stepOfShutdown } from "./core/host-shutdown.ts";
 import type { TriggerEvent } from "./core/trigger-event.ts";
 import type { Ports } from "./ports.ts";
 
@@ -17,7 +17,7 @@ export async function keepShutdown(
 ): Promise<boolean> {
   const at = clock.now();
   const { requestId, kind, state, budgetMs } = said;
-  const kept = await shutdowns.keep({
+  const standing = await shutdowns.keep({
     hostId,
     requestId,
     kind,
@@ -25,12 +25,13 @@ export async function keepShutdown(
     deadlineAt: new Date(Date.parse(at) + budgetMs).toISOString(),
     withdrawnAt: state === "withdrawn" ? at : null,
   });
-  if (kept === "tooMany") {
+  if (standing === null) {
     log.write("warn", "a host says that it is shut down more often than can be kept; it says so again", {
       host: hostId,
     });
     return false;
   }
+  await hosts.seen(hostId, { at, shuttingUntil: shuttingUntil(standing, Date.parse(at)) });
   log.write("info", `a host's shutdown was ${state}`, { host: hostId, request: requestId, kind, budgetMs });
   if (state === "requested") {
     const host = await hosts.byId(hostId);

@@ -103,9 +103,17 @@ export class ShutdownWatch {
     this.#wake?.();
   }
 
-  /** A session has opened. `features` are the welcome's: functions that do not know of this are not bothered. */
+  /**
+   * A session has opened. `features` are the welcome's: functions that do not know of this are not bothered. What stands is said again even if it was
+   * heard: of a host that begins anew they believe nothing older.
+   */
   welcome(features: readonly string[]): void {
     this.#isListened = features.includes(feature);
+    const { request } = this.#plan;
+    if (request !== null) {
+      this.heard(request.requestId, "requested");
+      this.#told.push({ request, state: "requested", untilMs: request.untilMs + withdrawnSaidMs });
+    }
     this.resend();
   }
 

@@ -53,6 +53,12 @@ export function roomForShutdown(
   return { over, hasRoom: standing.length - over.length < shutdownsPerHostMax };
 }
 
+/** Until when a host is about to shut down, of all that stands for it; null: it is not. Nothing is moved to it meanwhile. */
+export function shuttingUntil(standing: readonly HostShutdown[], nowMs: number): string | null {
+  const untils = standing.filter((each) => stepOfShutdown(each, nowMs) === "fire").map(({ deadlineAt }) => deadlineAt);
+  return untils.sort().at(-1) ?? null;
+}
+
 /** What rules are told of it. */
 export const eventOfShutdown = (
   shutdown: HostShutdown,

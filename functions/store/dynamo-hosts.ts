@@ -5,11 +5,9 @@
  */
 import * as z from "zod/mini";
 import {
-  type HostFacts,
   hostFactsSchema,
   type InventoryDomain,
   inventoryDomainSchema,
-  type OpenJournal,
   openJournalSchema,
 } from "#protocol/message";
 import type { CommitResult, HostRecord, HostStore, PlacedDomain } from "../ports.ts";
@@ -36,6 +34,7 @@ const hostSchema = z.object({
   features: z.array(z.string()),
   facts: z.nullable(hostFactsSchema),
   openJournals: z.optional(openJournalsSchema),
+  shuttingUntil: z.optional(z.string()),
 });
 
 const hostKey = (id: string) => ({ pk: "HOSTS", sk: id });
@@ -122,10 +121,7 @@ export class DynamoHosts implements HostStore {
     return (await this.#table.partition("the list of hosts", "HOSTS", "")).map(hostOf);
   }
 
-  async seen(
-    id: string,
-    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts; openJournals?: OpenJournal[] },
-  ): Promise<void> {
+  async seen(id: string, seen: Parameters<HostStore["seen"]>[1]): Promise<void> {
     const sets = ["lastSeenAt = :at"];
     const values: Item = { ":at": { S: seen.at } };
     const names: Record<string, string> = {};
@@ -146,8 +142,14 @@ export class DynamoHosts implements HostStore {
       sets.push("openJournals = :openJournals");
       values[":openJournals"] = { S: JSON.stringify({ at: seen.at, journals: seen.openJournals }) };
     }
+    let removes = "";
+    if (seen.shuttingUntil === null) removes = " REMOVE shuttingUntil";
+    else if (seen.shuttingUntil !== undefined) {
+      sets.push("shuttingUntil = :shuttingUntil");
+      values[":shuttingUntil"] = { S: seen.shuttingUntil };
+    }
     // Refused: the host was removed. A late heartbeat must not bring it back.
-    await this.#table.update(`host ${id}`, hostKey(id), `SET ${sets.join(", ")}`, {
+    await this.#table.update(`host ${id}`, hostKey(id), `SET ${sets.join(", ")}${removes}`, {
       ...itemExists,
       values,
       ...(Object.keys(names).length === 0 ? {} : { names }),
@@ -265,5 +267,6 @@ const hostOf = (item: Item): HostRecord => {
     ...(item.openJournals === undefined
       ? {}
       : { openJournals: jsonOf("a host", openJournalsSchema, item, "openJournals") }),
+    ...(item.shuttingUntil?.S === undefined ? {} : { shuttingUntil: item.shuttingUntil.S }),
   });
 };

@@ -25,23 +25,28 @@ export class DynamoShutdowns implements ShutdownStore {
     this.#table = table;
   }
 
-  async keep(shutdown: HostShutdown): Promise<"new" | "known" | "tooMany"> {
+  async keep(shutdown: HostShutdown): Promise<HostShutdown[] | null> {
     const what = `a shutdown of host ${shutdown.hostId}`;
-    const item = itemOf(what, shutdown);
-    const items = await this.#table.partition(what, partition, `${shutdown.hostId}#`);
-    const isKnown = items.some((each) => each.sk?.S === item.sk?.S);
-    if (isKnown && shutdown.withdrawnAt === null) return "known";
-    if (!isKnown) {
-      const standing = items.map((each) => jsonOf(what, hostShutdownSchema, each, "body"));
+    const { requestId, withdrawnAt } = shutdown;
+    const standing = await this.#of(shutdown.hostId);
+    const known = standing.find((each) => each.requestId === requestId);
+    if (known !== undefined && (withdrawnAt === null || known.withdrawnAt !== null)) return standing;
+    if (known === undefined) {
       const { over, hasRoom } = roomForShutdown(standing, Date.parse(shutdown.at));
-      if (!hasRoom) return "tooMany";
+      if (!hasRoom) return null;
       for (const each of over) await this.forget(each);
     }
-    if (!isKnown && (await this.#table.put(what, item, itemDoesNotExist)) === "written") return "new";
-    if (shutdown.withdrawnAt === null) return "known";
-    // Once withdrawn, the first word on when stands. Refused: it was withdrawn before, perhaps by our own first attempt.
-    await this.#table.put(what, item, { expression: "attribute_not_exists(withdrawn)" });
-    return "known";
+    const item = itemOf(what, shutdown);
+    // Refused: somebody has said the same, or withdrawn it, between the look and this; the first word on each stands.
+    const condition = withdrawnAt === null ? itemDoesNotExist : { expression: "attribute_not_exists(withdrawn)" };
+    await this.#table.put(what, item, condition);
+    return this.#of(shutdown.hostId);
+  }
+
+  async #of(hostId: string): Promise<HostShutdown[]> {
+    const what = `the shutdowns of host ${hostId}`;
+    const items = await this.#table.partition(what, partition, `${hostId}#`);
+    return items.map((item) => jsonOf(what, hostShutdownSchema, item, "body"));
   }
 
   async list(): Promise<HostShutdown[]> {

@@ -32,11 +32,10 @@ const of = async (store: ShutdownStore, hostId: string) =>
 const cases: Record<string, (store: ShutdownStore) => Promise<void>> = {
   "the same request is kept once, as it was first heard": async (store) => {
     const hostId = newHost();
-    assert.equal(await store.keep(shutdown(hostId)), "new");
-    assert.equal(
-      await store.keep(shutdown(hostId, { at: iso(startMs + 5), deadlineAt: iso(startMs + 90_000) })),
-      "known",
-    );
+    assert.deepEqual(await store.keep(shutdown(hostId)), [shutdown(hostId)]);
+    assert.deepEqual(await store.keep(shutdown(hostId, { at: iso(startMs + 5), deadlineAt: iso(startMs + 90_000) })), [
+      shutdown(hostId),
+    ]);
     assert.deepEqual(await of(store, hostId), [shutdown(hostId)]);
   },
   "a withdrawal stands, whichever of the two comes first or again": async (store) => {
@@ -67,12 +66,12 @@ const cases: Record<string, (store: ShutdownStore) => Promise<void>> = {
   "a host has so many at once; what is over makes room": async (store) => {
     const hostId = newHost();
     for (let index = 0; index < shutdownsPerHostMax; index += 1)
-      assert.equal(await store.keep(shutdown(hostId, { requestId: `now-${index}` })), "new");
-    assert.equal(await store.keep(shutdown(hostId, { requestId: "more" })), "tooMany");
-    assert.equal(await store.keep(shutdown(newHost())), "new");
+      assert.equal((await store.keep(shutdown(hostId, { requestId: `now-${index}` })))?.length, index + 1);
+    assert.equal(await store.keep(shutdown(hostId, { requestId: "more" })), null);
+    assert.equal((await store.keep(shutdown(newHost())))?.length, 1);
     const at = iso(startMs + 60_000 + shutdownKeptMs);
     const later = shutdown(hostId, { requestId: "more", at, deadlineAt: at });
-    assert.equal(await store.keep(later), "new");
+    assert.deepEqual(await store.keep(later), [later]);
     assert.deepEqual(await of(store, hostId), [later]);
   },
 };

@@ -339,6 +339,9 @@ export const storeCases: Record<string, (stores: Stores) => Promise<void>> = {
     await hosts.seen(one.id, { at: "2026-11-01T00:00:10.000Z", protocol: 1, features: ["bundle.1"], facts });
     const openJournals = [{ id: `m_${ulid()}`, epoch: 2 }];
     await hosts.seen(one.id, { at: "2026-11-01T00:00:15.000Z", openJournals });
+    await hosts.seen(one.id, { at: "2026-11-01T00:00:16.000Z", shuttingUntil: "2026-11-01T00:15:00.000Z" });
+    assert.equal((await hosts.byId(one.id))?.shuttingUntil, "2026-11-01T00:15:00.000Z");
+    await hosts.seen(one.id, { at: "2026-11-01T00:00:17.000Z", shuttingUntil: null });
     await hosts.seen(one.id, { at: "2026-11-01T00:00:20.000Z" });
     assert.deepEqual(await hosts.byId(one.id), {
       ...one,

@@ -7,19 +7,20 @@ const keyOf = ({ hostId, requestId }: Pick<HostShutdown, "hostId" | "requestId">
 export class MemoryShutdowns implements ShutdownStore {
   readonly #shutdowns = new Map<string, HostShutdown>();
 
-  async keep(shutdown: HostShutdown): Promise<"new" | "known" | "tooMany"> {
-    const standing = this.#shutdowns.get(keyOf(shutdown));
-    if (standing !== undefined) {
-      if (shutdown.withdrawnAt !== null && standing.withdrawnAt === null)
-        this.#shutdowns.set(keyOf(shutdown), structuredClone(shutdown));
-      return "known";
+  async keep(shutdown: HostShutdown): Promise<HostShutdown[] | null> {
+    const known = this.#shutdowns.get(keyOf(shutdown));
+    if (known === undefined) {
+      const { over, hasRoom } = roomForShutdown(this.#of(shutdown), Date.parse(shutdown.at));
+      if (!hasRoom) return null;
+      for (const each of over) await this.forget(each);
     }
-    const ofHost = [...this.#shutdowns.values()].filter(({ hostId }) => hostId === shutdown.hostId);
-    const { over, hasRoom } = roomForShutdown(ofHost, Date.parse(shutdown.at));
-    if (!hasRoom) return "tooMany";
-    for (const each of over) await this.forget(each);
-    this.#shutdowns.set(keyOf(shutdown), structuredClone(shutdown));
-    return "new";
+    if (known === undefined || (shutdown.withdrawnAt !== null && known.withdrawnAt === null))
+      this.#shutdowns.set(keyOf(shutdown), structuredClone(shutdown));
+    return structuredClone(this.#of(shutdown));
+  }
+
+  #of({ hostId }: HostShutdown): HostShutdown[] {
+    return [...this.#shutdowns.values()].filter((each) => each.hostId === hostId);
   }
 
   async list(): Promise<HostShutdown[]> {

@@ -21,7 +21,7 @@ import type {
   TokenStore,
 } from "#functions/ports";
 import { Fault } from "#protocol/fault";
-import type { HostFacts, InventoryDomain, OpenJournal } from "#protocol/message";
+import type { InventoryDomain } from "#protocol/message";
 
 const keyMsLife = 24 * 60 * 60_000;
 const copy = <T>(value: T): T => structuredClone(value);
@@ -264,16 +264,15 @@ export class MemoryHosts implements HostStore {
     return [...this.#hosts.values()].sort((left, right) => (left.id < right.id ? -1 : 1)).map(copy);
   }
 
-  async seen(
-    id: string,
-    seen: { at: string; protocol?: number; features?: string[]; facts?: HostFacts; openJournals?: OpenJournal[] },
-  ): Promise<void> {
+  async seen(id: string, seen: Parameters<HostStore["seen"]>[1]): Promise<void> {
     const host = this.#hosts.get(id);
     if (host === undefined) return;
     host.lastSeenAt = seen.at;
     if (seen.protocol !== undefined) host.protocol = seen.protocol;
     if (seen.features !== undefined) host.features = copy(seen.features);
     if (seen.facts !== undefined) host.facts = copy(seen.facts);
+    if (seen.shuttingUntil === null) delete host.shuttingUntil;
+    else if (seen.shuttingUntil !== undefined) host.shuttingUntil = seen.shuttingUntil;
     if (seen.openJournals !== undefined) host.openJournals = { at: seen.at, journals: copy(seen.openJournals) };
   }
 

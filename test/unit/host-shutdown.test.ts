@@ -11,11 +11,12 @@ import {
   withdrawnToldMs,
 } from "#core/host-shutdown";
 import { ruleSchema } from "#core/rule";
+import { hostRefusals } from "#functions/refusals";
 import { challenge, receive, type Session } from "#functions/session";
 import { helloSignedText } from "#protocol/identity";
 import { type DownMessage, protocolFeatures, protocolVersions, type UpMessage } from "#protocol/message";
 import { inventoryDomain } from "#test/fake/inventory-domain";
-import { factsOf, hostId, memoryFleet } from "#test/fake/memory-fleet";
+import { domainNamed, factsOf, hostId, memoryFleet } from "#test/fake/memory-fleet";
 import { ruleHost, ruleWorld } from "#test/fake/rule-world";
 
 const minuteMs = 60_000;
@@ -185,6 +186,61 @@ describe("from the socket to an evacuation", () => {
     fleet.pass(15 * minuteMs + shutdownKeptMs);
     assert.equal((await fleet.say(said({ requestId: "one-more" }))).length, 1);
     assert.equal((await fleet.ports.shutdowns.list()).length, 1);
+  });
+});
+
+describe("a host that is asked to shut down", () => {
+  const closed = async (fleet: Awaited<ReturnType<typeof fleetOfTwo>>) => {
+    const host = await fleet.ports.hosts.byId(hostId(1));
+    assert.ok(host);
+    assert.deepEqual(hostRefusals(host, "source", fleet.ports), []);
+    return hostRefusals(host, "destination", fleet.ports).map(({ code, cause }) => `${code}: ${cause}`);
+  };
+  const shutting = ["host.cordoned: The destination host1 is asked to shut down: it takes no new domains."];
+
+  test("takes no domains until its time is over or it is taken back, and gives away its own", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.hello();
+    assert.deepEqual(await closed(fleet), []);
+    await fleet.say(said());
+    assert.deepEqual(await closed(fleet), shutting);
+    await fleet.say(said({ requestId: "at-2" }));
+    await fleet.say(said({ state: "withdrawn" }));
+    assert.deepEqual(await closed(fleet), shutting);
+    await fleet.say(said({ requestId: "at-2", state: "withdrawn" }));
+    assert.deepEqual(await closed(fleet), []);
+    // What was withdrawn is not raised from the dead by a message that was overtaken.
+    await fleet.say(said());
+    assert.deepEqual(await closed(fleet), []);
+    await fleet.say(said({ requestId: "at-3", budgetMs: 5_000 }));
+    assert.deepEqual(await closed(fleet), shutting);
+    fleet.pass(5_000);
+    assert.deepEqual(await closed(fleet), []);
+  });
+
+  test("takes them again once it is back, unless it says again that it shuts down", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.hello();
+    await fleet.say(said());
+    await fleet.hello();
+    assert.deepEqual(await closed(fleet), []);
+    await fleet.say(said());
+    assert.deepEqual(await closed(fleet), shutting);
+  });
+
+  test("is no destination of another's evacuation, however it is named", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.hello();
+    await fleet.addHost(3, {}, [domainNamed("db1")]);
+    fleet.scriptInspections(3, 1, {});
+    fleet.scriptInspections(3, 2, {});
+    await fleet.ports.hosts.setCordoned(hostId(2), true);
+    await fleet.say(said());
+    const response = await fleet.ask("/v1/evacuations", { body: { host: "host3", dryRun: true } });
+    assert.equal(response.status, 200);
+    const plan: unknown = await response.json();
+    assert.match(JSON.stringify(plan), /host1 is asked to shut down/);
+    assert.doesNotMatch(JSON.stringify(plan), /"destination":"host1"/);
   });
 });
 
