@@ -17,6 +17,8 @@ import type { SecretSeal } from "./secret-seal.ts";
 
 /** Tries of a change against others' changes: each conflict is somebody else's success. */
 const attemptsMax = 8;
+/** Of a delivery's item: who delivers writes it with every event, and stops only when one of our writes comes between two of theirs. */
+const deliveryAttemptsMax = 24;
 /** 256 bits, of the 192 to 512 that Standard Webhooks ask for. */
 const secretBytesMade = 32;
 
@@ -96,7 +98,7 @@ export function createWebhookBook(ports: {
     record: WebhookRecord,
     make: (delivery: WebhookDelivery) => WebhookDelivery,
   ): Promise<void> {
-    for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    for (let attempt = 0; attempt < deliveryAttemptsMax; attempt += 1) {
       const before = (await webhooks.delivery(record.id)) ?? newDelivery(record);
       if ((await webhooks.commitDelivery(make(before))) === "committed") return;
     }

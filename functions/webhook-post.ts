@@ -34,7 +34,11 @@ export function causeOf(error: unknown, { postMs }: PostBounds): string {
     return `there was no answer within ${postMs / 1_000} s`;
   const inner = error.cause instanceof Error ? error.cause : error;
   const code = "code" in inner && typeof inner.code === "string" ? inner.code : null;
-  if (code !== null) return causes[code] ?? `the connection failed (${code.slice(0, 60)})`;
+  if (code !== null)
+    return (
+      causes[code] ??
+      `${certificateCode.test(code) ? "its certificate does not hold" : "the connection failed"} (${code.slice(0, 60)})`
+    );
   const text = inner.message.replaceAll(/\b[a-z]+:\/\/\S+/g, "the address").replaceAll(/[^\x20-\x7e]/g, " ");
   return `the connection failed: ${text}`.slice(0, causeCharsMax);
 }
@@ -42,6 +46,8 @@ export function causeOf(error: unknown, { postMs }: PostBounds): string {
 /** What the address that a name leads to is refused by (webhook-post-node.ts). */
 export const addressRefusedCode = "VMFERRY_ADDRESS_REFUSED";
 
+/** OpenSSL's and Node's names of what is wrong with a certificate. */
+const certificateCode = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY|ALTNAME/;
 const causes: Readonly<Record<string, string>> = {
   [addressRefusedCode]:
     "its name leads to an address within a network, and this control plane posts to the internet only",
