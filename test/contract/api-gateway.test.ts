@@ -419,6 +419,29 @@ describe("sockets on API Gateway", { timeout: 120_000 }, () => {
       await shim.leave();
     });
 
+    test("a host's shutdown is kept and heard, and its withdrawal stands whichever of the two comes first", async () => {
+      const hostId = await lab.newHost();
+      const shim = await lab.connect(hostId);
+      const words = { type: "shutdown", kind: "reboot", at: new Date().toISOString(), budgetMs: 900_000 } as const;
+      for (const [requestId, order] of [
+        ["now-1", ["requested", "withdrawn"]],
+        ["now-2", ["withdrawn", "requested"]],
+      ] as const)
+        for (const state of order) {
+          shim.say({ ...words, requestId, state });
+          assert.deepEqual(await shim.next("shutdownHeard"), { type: "shutdownHeard", requestId, state });
+        }
+      const kept = (await lab.wire().ports.shutdowns.list()).filter((each) => each.hostId === hostId);
+      assert.deepEqual(
+        kept.map(({ requestId, withdrawnAt }) => [requestId, withdrawnAt === null]),
+        [
+          ["now-1", false],
+          ["now-2", false],
+        ],
+      );
+      await shim.leave();
+    });
+
     test("a removed host has no power by the socket that is left, nor one that was enrolled anew", async () => {
       const hostId = await lab.newHost();
       const shim = await lab.connect(hostId);
