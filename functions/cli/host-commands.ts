@@ -6,8 +6,8 @@ import { exitCodes } from "./exit-code.ts";
 import { printTable, tableLines } from "./table.ts";
 import { sizeText } from "./terminal.ts";
 
-const connection = ({ connected, cordoned, lastSeenAt }: Host) =>
-  `${connected ? "connected" : lastSeenAt === null ? "never seen" : "offline"}${cordoned ? ", cordoned" : ""}`;
+const connection = ({ connected, cordoned, lastSeenAt, shuttingUntil = null }: Host) =>
+  `${connected ? "connected" : lastSeenAt === null ? "never seen" : "offline"}${cordoned ? ", cordoned" : ""}${shuttingUntil === null ? "" : `, shuts down (held until ${shuttingUntil} at most)`}`;
 
 const labelText = ({ labels }: Host) =>
   Object.entries(labels)

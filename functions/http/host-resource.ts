@@ -3,7 +3,7 @@ import * as z from "zod/mini";
 import { domainStateSchema } from "#protocol/command";
 import { hostFactsSchema, snapshotNodeSchema } from "#protocol/message";
 import type { HostRecord, PlacedDomain, Ports } from "../ports.ts";
-import { isConnected } from "../refusals.ts";
+import { isConnected, isShutting } from "../refusals.ts";
 
 export const hostSchema = z.object({
   id: z.string(),
@@ -11,6 +11,8 @@ export const hostSchema = z.object({
   /** Heard of within the last 35 s. */
   connected: z.boolean(),
   cordoned: z.boolean(),
+  /** Somebody has asked this host to shut down, and until then it surely runs: it takes no domains. Null, or absent of an older one: nobody has. */
+  shuttingUntil: z.optional(z.nullable(z.string())),
   enrolledAt: z.string(),
   lastSeenAt: z.nullable(z.string()),
   protocol: z.nullable(z.int()),
@@ -56,6 +58,7 @@ export function hostResource(host: HostRecord, ports: Pick<Ports, "clock" | "pac
     name: host.name,
     connected: isConnected(host, ports),
     cordoned: host.cordoned,
+    shuttingUntil: isShutting(host, ports) ? (host.shuttingUntil ?? null) : null,
     enrolledAt: host.enrolledAt,
     lastSeenAt: host.lastSeenAt,
     protocol: host.protocol,

@@ -204,11 +204,17 @@ describe("a host that is asked to shut down", () => {
     assert.deepEqual(await closed(fleet), []);
     await fleet.say(said());
     assert.deepEqual(await closed(fleet), shutting);
+    const shown = async (): Promise<unknown> => {
+      const host: { shuttingUntil?: unknown } = await (await fleet.ask("/v1/hosts/host1")).json();
+      return host.shuttingUntil;
+    };
+    assert.equal(await shown(), new Date(Date.parse(fleet.ports.clock.now()) + 15 * minuteMs).toISOString());
     await fleet.say(said({ requestId: "at-2" }));
     await fleet.say(said({ state: "withdrawn" }));
     assert.deepEqual(await closed(fleet), shutting);
     await fleet.say(said({ requestId: "at-2", state: "withdrawn" }));
     assert.deepEqual(await closed(fleet), []);
+    assert.equal(await shown(), null);
     // What was withdrawn is not raised from the dead by a message that was overtaken.
     await fleet.say(said());
     assert.deepEqual(await closed(fleet), []);
