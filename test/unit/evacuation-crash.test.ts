@@ -7,7 +7,7 @@ import { describe, test } from "node:test";
 import { evacuationPolicyDefault } from "#core/evacuation-state";
 import { freshEvacuation } from "#functions/evacuation-request";
 import { createRunners } from "#functions/evacuation-runner";
-import type { EvacuationStore, MigrationStore, Ports } from "#functions/ports";
+import type { Chronicle, EvacuationStore, MigrationStore, Ports } from "#functions/ports";
 import { preflightMemory } from "#functions/preflights";
 import { type EvacuationFleet, evacuationFleet, numbered } from "#test/fake/evacuation-fleet";
 import { hostId } from "#test/fake/memory-fleet";
@@ -23,7 +23,8 @@ const writes = new Set<string>([
   "unlockDomain",
   "point",
   "setCordoned",
-] satisfies (keyof EvacuationStore | keyof MigrationStore | "setCordoned")[]);
+  "append",
+] satisfies (keyof EvacuationStore | keyof MigrationStore | keyof Chronicle | "setCordoned")[]);
 
 class Killed extends Error {}
 
@@ -49,8 +50,9 @@ function mortal(ports: Ports, deathAt: number, before: boolean): { ports: Ports;
         };
       },
     });
-  const { migrations, evacuations, hosts, sockets, feed } = ports;
+  const { migrations, evacuations, hosts, sockets, feed, chronicle } = ports;
   const guarded = {
+    chronicle: guard(chronicle),
     migrations: guard(migrations),
     evacuations: guard(evacuations),
     hosts: guard(hosts),
@@ -76,6 +78,20 @@ async function withinLimits(fleet: EvacuationFleet): Promise<void> {
   assert.ok(running.length <= policy.fleetMax, `${running.length} at once`);
   for (const index of [2, 3])
     assert.ok(running.filter(({ destination }) => destination === hostId(index)).length <= policy.inMax);
+}
+
+/** Whatever began and ended is told once each, in that order. */
+async function allTold({ ports }: EvacuationFleet, when: string): Promise<void> {
+  const { chronicle } = ports;
+  const told = (await chronicle.after({ at: null, until: null, limit: 1_000 })).map(({ event }) => event.id);
+  assert.equal(new Set(told).size, told.length);
+  const page = { limit: 200, cursor: null, active: false };
+  const ended = [...(await ports.migrations.list(page)).items, ...(await ports.evacuations.list(page)).items];
+  for (const { id, endedAt } of ended) {
+    assert.notEqual(endedAt, null, when);
+    const places = [told.indexOf(`${id}-started`), told.indexOf(`${id}-ended`)];
+    assert.ok(places[0] !== -1 && (places[1] ?? -1) > (places[0] ?? 0), `${when}: ${id} is told at ${places}`);
+  }
 }
 
 /** One life with a death in it; false when it was over before the death came. */
@@ -105,6 +121,7 @@ async function survives(deathAt: number, before: boolean): Promise<boolean> {
   assert.ok(Object.values(await fleet.places()).every((host) => host !== "host1"));
   assert.deepEqual(await fleet.ports.evacuations.claims(), []);
   assert.deepEqual(await fleet.ports.migrations.activeMigrations(), []);
+  await allTold(fleet, `killed at write ${deathAt}`);
   return mortals.died();
 }
 
@@ -117,8 +134,8 @@ async function livesOn(deathAt: number): Promise<boolean> {
   const id = `e_${fleet.ports.ids.ulid()}`;
   let written = 0;
   let isDead = false;
-  const { migrations, evacuations, hosts } = fleet.ports;
-  for (const port of [migrations, evacuations, hosts])
+  const { migrations, evacuations, hosts, chronicle } = fleet.ports;
+  for (const port of [migrations, evacuations, hosts, chronicle])
     for (const name of Object.getOwnPropertyNames(Object.getPrototypeOf(port))) {
       const member: unknown = Reflect.get(port, name);
       if (name === "constructor" || typeof member !== "function") continue;
@@ -162,6 +179,7 @@ async function livesOn(deathAt: number): Promise<boolean> {
   );
   assert.deepEqual(await fleet.ports.evacuations.claims(), []);
   assert.deepEqual(await fleet.ports.migrations.activeMigrations(), []);
+  await allTold(fleet, `killed at write ${deathAt}`);
   return written >= deathAt;
 }
 
