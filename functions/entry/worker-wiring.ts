@@ -131,12 +131,14 @@ export function wire(env: WorkerEnv): Wiring {
     counter: face === null ? counter : undefined,
   });
   /** Asks for a look at the webhooks; nobody waits for it, and one that is not heard is made up for by the timer. */
-  const ring = (delayMs: number) =>
-    waitUntil(
-      objectOf(env.WEBHOOK_BELL, bellName)
-        .ring(delayMs)
-        .catch(() => undefined),
-    );
+  const rung = async (delayMs: number) => {
+    try {
+      await objectOf(env.WEBHOOK_BELL, bellName).ring(delayMs);
+    } catch (error) {
+      log.write("debug", "webhooks wait for the minute's timer", { error: String(error).slice(0, 200) });
+    }
+  };
+  const ring = (delayMs: number) => waitUntil(rung(delayMs));
   const stores = storesOf(table);
   const ports: Ports = {
     clock,
