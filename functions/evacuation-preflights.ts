@@ -28,10 +28,17 @@ export async function askPreflights(
   const meant = state.kind === "evacuate" ? state.policy.to : [state.host.id];
   const open = seen.view.hosts.filter(({ id, closed }) => closed === null && (meant?.includes(id) ?? true));
   const pairs = domains.flatMap(({ domain }) => open.map(({ id }) => ({ uuid: domain.uuid, hostId: id })));
-  if (pairs.length <= pairsAllMax) return preflights.ask(wishesOf(seen, pairs), options);
   const asked = new Set<string>();
-  for (let round = 0, newest = seen; round < roundsMax; round += 1) {
-    const { moves } = evacuationPlan(state, newest.view, options.planner);
+  let newest = seen;
+  if (pairs.length <= pairsAllMax) {
+    await preflights.ask(wishesOf(seen, pairs), options);
+    // Who goes home and finds it full may stop over elsewhere: that is asked for where a plan wants it.
+    if (state.kind === "evacuate" || seen.crossing.length === 0) return;
+    for (const { uuid, hostId } of pairs) asked.add(`${uuid} ${hostId}`);
+    newest = await see();
+  }
+  for (let round = 0; round < roundsMax; round += 1) {
+    const { moves } = evacuationPlan(state, newest.view, options.planner, newest.crossing);
     const wanted = moves
       .flatMap(({ domainUuid, toId, runnersUp }) =>
         [toId, ...runnersUp.map(({ hostId }) => hostId)].map((hostId) => ({ uuid: domainUuid, hostId })),

@@ -80,7 +80,9 @@ async function historyOf(ports: Ports): Promise<EvacuationState[]> {
   const { items } = await ports.evacuations.list({ limit: restoreHistoryMax, cursor: null, active: false });
   const states: EvacuationState[] = [];
   await inParts(
-    items.filter(({ endedAt, counts }) => endedAt !== null && counts.moved + counts.failed > 0),
+    items.filter(
+      ({ endedAt, kind, counts }) => endedAt !== null && (kind !== "evacuate" || counts.moved + counts.failed > 0),
+    ),
     async ({ id }) => {
       const state = await ports.evacuations.load(id);
       if (state !== null && isEnded(state)) states.push(state);
@@ -154,7 +156,11 @@ async function placesOf(ports: Ports, of: readonly EvacuationState[]): Promise<M
 
 /** Domains that a migration of none of these evacuations has moved after the last of them that moved it began. */
 async function movedByPerson(ports: Ports, of: readonly EvacuationState[]): Promise<Set<string>> {
-  const ours = new Set(of.flatMap(({ domains }) => domains.flatMap(({ migrationId }) => migrationId ?? [])));
+  const ours = new Set(
+    of.flatMap(({ domains }) =>
+      domains.flatMap(({ migrationId, stop }) => [migrationId, stop?.migrationId].filter((id) => id != null)),
+    ),
+  );
   const moved = new Map<string, string>();
   for (const { domains, createdAt } of of)
     for (const { domain, state } of domains)

@@ -10,7 +10,7 @@ import { Fault, type FaultBody } from "#protocol/fault";
 import { evacuationEnded, evacuationStarted } from "./core/chronicle-evacuation.ts";
 import { evacuate } from "./core/evacuation.ts";
 import type { EvacuationEffect, EvacuationEvent } from "./core/evacuation-event.ts";
-import { evacuationPlan, type Planner, strayed } from "./core/evacuation-plan.ts";
+import { evacuationPlan, type Planner, strayed, withWaiting } from "./core/evacuation-plan.ts";
 import { isEnded } from "./core/evacuation-result.ts";
 import { type EvacuationState, hasClosedHost } from "./core/evacuation-state.ts";
 import { commitAttemptsMax, startMsMax } from "./core/limits.ts";
@@ -276,7 +276,8 @@ export function createEvacuationRunner(
     // What had just arrived when this began may be shown nowhere yet: nobody has taken it.
     if (state.kind === "evacuate" || Date.parse(at) - Date.parse(state.createdAt) >= inventoryLagMsMax)
       for (const event of strayed(next, seen.view, at)) apply(event);
-    const plan = provenOnly(evacuationPlan(next, seen.view, decide), seen, around.asks !== null);
+    const whole = evacuationPlan(next, seen.view, decide, seen.crossing);
+    const plan = provenOnly(withWaiting(whole, seen.view, seen.crossing), seen, around.asks !== null);
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
     if (next === state) return { state, effects, changed: false };
     // Several events, one commit: the version is one above what was read.
@@ -342,7 +343,7 @@ export function createEvacuationRunner(
       const around = { round: new Round(ports), asks: { untilMs } };
       await askPreflights(preflights, fresh, () => see(fresh, around), options);
       const seen = await see(fresh, around);
-      return { plan: evacuationPlan(fresh, seen.view, decide), seen };
+      return { plan: evacuationPlan(fresh, seen.view, decide, seen.crossing), seen };
     },
 
     async request(fresh, untilMs) {

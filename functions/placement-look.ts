@@ -8,6 +8,7 @@ import { networksOf, runningOf } from "./core/evacuation-limits.ts";
 import type { EvacuationState } from "./core/evacuation-state.ts";
 import { pageRowsMax } from "./core/limits.ts";
 import { networkOf } from "./core/network.ts";
+import type { WantedMove } from "./core/placement.ts";
 import { type PlacementDomain, type PlacementHost, type PlacementView, verdictKey } from "./core/placement-view.ts";
 import type { HostRecord, PlacedDomain, Ports } from "./ports.ts";
 import { inParts, type Preflights } from "./preflights.ts";
@@ -27,6 +28,8 @@ export interface Seen {
   records: ReadonlyMap<string, HostRecord>;
   /** Each domain that was seen, where it counts as being. */
   placed: ReadonlyMap<string, PlacedDomain>;
+  /** What other undos and restores want at this time. */
+  crossing: WantedMove[];
 }
 
 export interface Look {
@@ -135,6 +138,8 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   }
   const atMs = Date.parse(ports.clock.now());
   const readIds = new Set(read);
+  // Two that cross must think of each other with the same answers in mind.
+  const homeward = state.kind === "evacuate" ? [state] : [state, ...others.filter(({ kind }) => kind !== "evacuate")];
   const seenHosts = [...records.values()].map((host) => ({
     id: host.id,
     cordoned: host.cordoned,
@@ -146,7 +151,7 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
       atMs,
       hosts: hosts.filter(({ id }) => readIds.has(id)),
       domains: [...placed.values()].map(placementDomain),
-      verdicts: verdictsOf(state, hosts, placed, preflights),
+      verdicts: verdictsOf(homeward, hosts, placed, preflights),
       moving: all.map(({ domainUuid, sourceId, destinationId }) => ({ domainUuid, sourceId, destinationId })),
       networks: networksOf(seenHosts),
     },
@@ -154,8 +159,17 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
     hosts: seenHosts,
     records,
     placed,
+    crossing: homeward.slice(1).flatMap((other) => wantedBy(other, atMs)),
   };
 }
+
+/** What an undo or a restore still wants to bring home. */
+const wantedBy = ({ status, host, domains }: EvacuationState, atMs: number): WantedMove[] =>
+  status !== "running"
+    ? []
+    : domains
+        .filter(({ state, notBefore }) => state === "waiting" && (notBefore === null || Date.parse(notBefore) <= atMs))
+        .map(({ domain }) => ({ domainUuid: domain.uuid, toId: host.id }));
 
 /**
  * Locks name what has begun, evacuations what they have committed to begin. A bundle task moves nothing. What is stranded keeps its
@@ -182,9 +196,11 @@ async function underWay(
 const arrivals = (evacuations: readonly EvacuationState[]) =>
   new Map<string, Arrival>(
     evacuations.flatMap(({ domains }) =>
-      domains.flatMap(({ state, domain, homeId, destinationId }) =>
-        state === "moved" && destinationId !== null ? [[domain.uuid, { homeId, destinationId }] as const] : [],
-      ),
+      domains.flatMap(({ state, domain, homeId, destinationId, stop }) => {
+        if (state === "moved" && destinationId !== null) return [[domain.uuid, { homeId, destinationId }] as const];
+        // It stopped over: where that was is where it is to be found.
+        return stop === undefined ? [] : [[domain.uuid, { homeId: stop.fromId, destinationId: homeId }] as const];
+      }),
     ),
   );
 
@@ -269,19 +285,21 @@ const placementDomain = (row: PlacedDomain): PlacementDomain => ({
 });
 
 function verdictsOf(
-  state: EvacuationState,
+  states: readonly EvacuationState[],
   hosts: readonly PlacementHost[],
   placed: ReadonlyMap<string, PlacedDomain>,
   preflights: Preflights,
 ): PlacementView["verdicts"] {
-  const accept = new Set(state.policy.accept);
   const verdicts = new Map<string, NonNullable<ReturnType<Preflights["verdict"]>>>();
-  for (const { domain } of state.domains) {
-    const row = placed.get(domain.uuid);
-    if (row === undefined) continue;
-    for (const { id } of hosts) {
-      const verdict = id === row.hostId ? null : preflights.verdict(row.uuid, row.hostId, id, accept);
-      if (verdict !== null) verdicts.set(verdictKey(row.uuid, id), verdict);
+  for (const { domains, policy } of states) {
+    const accept = new Set(policy.accept);
+    for (const { domain } of domains) {
+      const row = placed.get(domain.uuid);
+      if (row === undefined) continue;
+      for (const { id } of hosts) {
+        const verdict = id === row.hostId ? null : preflights.verdict(row.uuid, row.hostId, id, accept);
+        if (verdict !== null) verdicts.set(verdictKey(row.uuid, id), verdict);
+      }
     }
   }
   return verdicts;

@@ -4,7 +4,7 @@
  */
 import type { FaultBody } from "#protocol/fault";
 import type { EvacuationEffect } from "./evacuation-event.ts";
-import { domainBytes, itemBytesMax, lineBytes, noteBytesMax, reasonBytesMax } from "./evacuation-limits.ts";
+import { domainBytes, itemBytesMax, lineBytes, noteBytesMax, reasonBytesMax, stopBytes } from "./evacuation-limits.ts";
 import { type EvacuationDomain, type EvacuationState, evacuationTimelineMax } from "./evacuation-state.ts";
 
 export interface Evacuated {
@@ -103,9 +103,10 @@ export function cutBytes(text: string, bytesMax: number): string {
 /** What is left of the item for each domain's reason when every line of the story is written; below zero when it is too large. */
 export function reasonRoom(state: EvacuationState): number {
   const { domains, timeline: _, ...head } = state;
+  const eachBytes = domainBytes + (state.kind === "evacuate" ? 0 : stopBytes);
   // What is stated of the whole (why it is held, why it has stopped) comes later and is bounded like a line of the story.
   const headBytes = jsonBytes(JSON.stringify({ ...head, held: null, stopped: null })) + 4 * reasonBytesMax;
-  const named = domains.reduce((sum, { domain }) => sum + domainBytes + jsonBytes(domain.name), 0);
+  const named = domains.reduce((sum, { domain }) => sum + eachBytes + jsonBytes(domain.name), 0);
   const left = itemBytesMax - headBytes - evacuationTimelineMax * (noteBytesMax + lineBytes) - named;
   return Math.min(reasonBytesMax, Math.floor(left / Math.max(1, domains.length)));
 }

@@ -1,6 +1,6 @@
 /** Bounds of an evacuation, each with its unit and its reason, and the two questions that are asked of the whole fleet. */
 import type { RunningMigration, SeenHost } from "./evacuation-event.ts";
-import type { EvacuationState } from "./evacuation-state.ts";
+import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
 import { type Networks, touched } from "./network.ts";
 
 /** Nothing runs without an end: who names no deadline gets this one. A rack's hosts of terabytes are emptied within a day. */
@@ -18,6 +18,10 @@ export const backoffSpread = 0.25;
  *  even then, as long as others move. Longer than a restart of a host's daemon, shorter than anybody's patience. */
 export const patienceMs = 10 * 60_000;
 
+/** Tries of a domain in all: who stops over has two ways to go, so one more. */
+export const attemptsMaxOf = ({ policy }: EvacuationState, { stop }: EvacuationDomain): number =>
+  policy.attemptsMax + (stop === undefined ? 0 : 1);
+
 /** A started migration that does not exist after this long was lost between commit and dispatch. As a request's `startMsMax`. */
 export const lostStartMs = 60_000;
 
@@ -32,6 +36,8 @@ export const noteBytesMax = 160;
 export const lineBytes = 95;
 /** A domain's record without its name and its reason's texts, at most, in bytes of JSON. */
 export const domainBytes = 530;
+/** Of the stop of one that goes home. */
+export const stopBytes = 100;
 /** Cause and action of one reason together: no less than says anything, no more than a migration's own record says better. */
 export const reasonBytesMin = 48;
 export const reasonBytesMax = 600;

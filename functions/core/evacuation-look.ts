@@ -8,6 +8,7 @@ import type { EvacuationEvent, SeenHost } from "./evacuation-event.ts";
 import { passes } from "./evacuation-fault.ts";
 import { evacuationMigrationId } from "./evacuation-id.ts";
 import {
+  attemptsMaxOf,
   massSilence,
   networksOf,
   type Occupied,
@@ -121,10 +122,12 @@ function start(draft: Draft, event: Looked, others: ReadonlySet<string>): { draf
 function isPossible({ state, atMs }: Draft, { hosts }: Looked, move: PlannedMove): boolean {
   const each = find(state, move.domainUuid);
   if (each === undefined || !startable(each) || isBackingOff(each, atMs)) return false;
-  if (each.attempts >= state.policy.attemptsMax) return false;
+  if (each.attempts >= attemptsMaxOf(state, each) || move.waits === true) return false;
   if (move.fromId !== each.homeId || move.toId === move.fromId) return false;
   const meant =
-    state.kind === "evacuate" ? (state.policy.to?.includes(move.toId) ?? true) : move.toId === state.host.id;
+    state.kind === "evacuate"
+      ? (state.policy.to?.includes(move.toId) ?? true)
+      : move.toId === state.host.id || (move.stopsOver === true && each.stop === undefined);
   const heard = (id: string): boolean => hosts.some((host) => host.id === id && host.silentSinceMs === null);
   return meant && heard(move.fromId) && heard(move.toId);
 }
@@ -163,7 +166,7 @@ function begin(draft: Draft, counts: Occupied, move: PlannedMove, networks: Netw
     move.domainUuid,
   );
   occupy(counts, { sourceId: move.fromId, destinationId: move.toId }, networks);
-  const again = attempts === 1 ? "" : `, try ${attempts} of ${state.policy.attemptsMax}`;
+  const again = attempts === 1 ? "" : `, try ${attempts} of ${attemptsMaxOf(state, each)}`;
   return emit(note(moving, `goes to ${move.toId}${again}: ${move.reason}`, move.domainUuid), {
     type: "startMigration",
     migrationId,

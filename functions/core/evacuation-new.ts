@@ -78,6 +78,9 @@ export function newRestore(input: RestoreInput, at: string): EvacuationState {
   const byAge = [...input.of].sort((one, other) => (one.createdAt < other.createdAt ? -1 : 1));
   for (const { kind, host, domains } of byAge)
     for (const each of domains) {
+      // It stopped over on its way home, and from there it may have come no further.
+      if (each.stop !== undefined && away.get(each.domain.uuid)?.destinationId === each.stop.fromId)
+        away.set(each.domain.uuid, { ...each, destinationId: each.homeId });
       if (each.state !== "moved") continue;
       const known = away.get(each.domain.uuid);
       const leaves = kind === "evacuate" && host.id === input.host.id;

@@ -5,8 +5,10 @@
 import type { EvacuationEvent } from "./evacuation-event.ts";
 import { outlookOf } from "./evacuation-fault.ts";
 import { settledByOthers } from "./evacuation-result.ts";
-import type { EvacuationState } from "./evacuation-state.ts";
+import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
+import { orderMoves, type WantedMove } from "./placement.ts";
 import {
+  type BlockedDomain,
   type PlacementPolicy,
   type PlacementView,
   type Plan,
@@ -36,9 +38,15 @@ export function placementPolicyOf({ kind, host, policy }: EvacuationState): Plac
 
 /**
  * The plan for what may be started now. All else on the same hosts is held fast (it takes room and is not moved), destinations
- * that failed a domain are avoided, unless nothing else is left. Given to `looked` at once: it is good for this view alone.
+ * that failed a domain are avoided, unless nothing else is left. Given to `looked` at once: it is good for this view alone. `crossing`: what other undos and
+ * restores want at this time; where home is full of that, an order is looked for that brings all of it home.
  */
-export function evacuationPlan(state: EvacuationState, view: PlacementView, planner: Planner): Plan {
+export function evacuationPlan(
+  state: EvacuationState,
+  view: PlacementView,
+  planner: Planner,
+  crossing: readonly WantedMove[] = [],
+): Plan {
   const wanted = new Map(
     state.domains
       .filter((each) => each.state === "waiting" || (each.state === "stays" && !settledByOthers(each)))
@@ -67,7 +75,72 @@ export function evacuationPlan(state: EvacuationState, view: PlacementView, plan
   const avoiding = new Set(tried.map(({ domain }) => domain.uuid));
   const first = ask(avoided(avoiding));
   const stuck = first.blocked.filter(({ domainUuid }) => avoiding.delete(domainUuid)).length > 0;
-  return only(wanted, ownBlockers(view, stuck ? ask(avoided(avoiding)) : first));
+  const direct = only(wanted, ownBlockers(view, stuck ? ask(avoided(avoiding)) : first));
+  return state.kind === "evacuate" ? direct : homeward(state, view, direct, [...wanted.values()], crossing);
+}
+
+/** Codes of a host that is full, by room or by a group; with one destination the others are only not named. */
+const fullCodes: ReadonlySet<string> = new Set([
+  "placement.noRoom",
+  "placement.antiAffinity",
+  "placement.noDestination",
+]);
+
+/**
+ * The way home where home is full. What leaves it at this moment is waited for. Where others are to leave it, by an undo or a restore of their own, all these
+ * moves are put into one order: some wait for others, and one that has not stopped over may do so on a third host.
+ */
+function homeward(
+  state: EvacuationState,
+  view: PlacementView,
+  direct: Plan,
+  own: readonly EvacuationDomain[],
+  crossing: readonly WantedMove[],
+): Plan {
+  const isFull = ({ blocker }: BlockedDomain): boolean => fullCodes.has(blocker.code);
+  if (!direct.blocked.some(isFull)) return direct;
+  const { host } = state;
+  if (view.moving.some(({ sourceId }) => sourceId === host.id))
+    return { ...direct, blocked: direct.blocked.filter((blocked) => !isFull(blocked)) };
+  const leaves = (uuid: string): boolean => view.domains.some((each) => each.uuid === uuid && each.hostId === host.id);
+  if (!crossing.some(({ domainUuid, toId }) => toId !== host.id && leaves(domainUuid))) return direct;
+
+  const stops = new Map(own.map((each) => [each.domain.uuid, each.stop === undefined]));
+  const wanted = [...own.map(({ domain }) => ({ domainUuid: domain.uuid, toId: host.id })), ...crossing];
+  const ordered = orderMoves(view, wanted, { ...placementPolicyOf(state), to: null });
+  const moves = ordered.moves.filter(
+    ({ domainUuid, stopsOver }) => stopsOver !== true || stops.get(domainUuid) !== false,
+  );
+  const ours = moves.filter(({ domainUuid }) => stops.has(domainUuid));
+  return {
+    ...direct,
+    moves: ours,
+    blocked: ordered.blocked.filter(({ domainUuid }) => stops.has(domainUuid)),
+    makespanMs: ours.reduce((most, { endMs }) => Math.max(most, endMs), 0),
+  };
+}
+
+/**
+ * With those of the plan that wait for others as blocked, where nothing of the whole order goes on now: two that wait for each other must not do so for ever. While
+ * something goes on they wait in silence.
+ */
+export function withWaiting(plan: Plan, view: PlacementView, crossing: readonly WantedMove[]): Plan {
+  const underWay = new Set(view.moving.map(({ domainUuid }) => domainUuid));
+  const waiting = plan.moves.filter(({ waits }) => waits === true);
+  const isGoingOn =
+    plan.moves.some(({ waits }) => waits !== true) ||
+    [...plan.moves, ...crossing].some(({ domainUuid }) => underWay.has(domainUuid));
+  if (waiting.length === 0 || isGoingOn) return plan;
+  const blocked = waiting.map(({ domainUuid, fromId, toId }) => ({
+    domainUuid,
+    fromId,
+    blocker: {
+      code: "placement.swap" as const,
+      cause: `${toId} is full of what another undo or restore is to take away first.`,
+      action: "It goes on by itself when that one does; look at: vmferry evacuations --active",
+    },
+  }));
+  return { ...plan, blocked: [...plan.blocked, ...blocked] };
 }
 
 /**

@@ -20,7 +20,7 @@ import {
 import type { EvacuationEvent } from "./evacuation-event.ts";
 import { outlookOf } from "./evacuation-fault.ts";
 import { decidedAtMs } from "./evacuation-id.ts";
-import { backoffMs, lostStartMs, triedMax } from "./evacuation-limits.ts";
+import { attemptsMaxOf, backoffMs, lostStartMs, triedMax } from "./evacuation-limits.ts";
 import { deadlineFault, looked } from "./evacuation-look.ts";
 import { isEnded, settle, settledByOthers, stop } from "./evacuation-result.ts";
 import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
@@ -92,7 +92,7 @@ function ended(draft: Draft, { domainUuid, migrationId, status, fault }: Ended):
   const why = fault ?? unsaid;
   switch (status) {
     case "completed":
-      return arrived(draft, domainUuid);
+      return arrived(draft, each, migrationId);
     case "cancelled":
       return conclude(draft, each, "stays", { ...why, code: "migration.cancelled" });
     case "refused":
@@ -104,9 +104,26 @@ function ended(draft: Draft, { domainUuid, migrationId, status, fault }: Ended):
   }
 }
 
-function arrived(draft: Draft, uuid: string): Draft {
-  const moved = changeDomain(change(draft, { failuresInRow: 0 }), uuid, { state: "moved", reason: null });
-  return note(moved, "has arrived", uuid);
+function arrived(
+  draft: Draft,
+  { domain: { uuid }, homeId, destinationId }: EvacuationDomain,
+  migrationId: string,
+): Draft {
+  const { kind, host } = draft.state;
+  const calm = change(draft, { failuresInRow: 0 });
+  if (kind === "evacuate" || destinationId === null || destinationId === host.id)
+    return note(changeDomain(calm, uuid, { state: "moved", reason: null }), "has arrived", uuid);
+  const stopped = changeDomain(calm, uuid, {
+    state: "waiting",
+    homeId: destinationId,
+    destinationId: null,
+    migrationId: null,
+    stop: { fromId: homeId, migrationId },
+    triedIds: [],
+    notBefore: null,
+    reason: null,
+  });
+  return note(unheld(stopped, uuid), `is on ${destinationId}, on its way home`, uuid);
 }
 
 /** The breaker: so many failures in a row, of whichever domains, are no bad luck any more. */
@@ -128,7 +145,7 @@ function conclude(draft: Draft, each: EvacuationDomain, result: "stays" | "faile
 function again(draft: Draft, each: EvacuationDomain, why: FaultBody): Draft {
   const outlook = outlookOf(why);
   if (outlook === "never") return conclude(draft, each, "stays", why);
-  if (each.attempts >= draft.state.policy.attemptsMax) return conclude(draft, each, "failed", why);
+  if (each.attempts >= attemptsMaxOf(draft.state, each)) return conclude(draft, each, "failed", why);
   const { uuid } = each.domain;
   const tried = outlook === "elsewhere" && each.destinationId !== null ? [each.destinationId] : [];
   const waits = changeDomain(draft, uuid, {

@@ -102,6 +102,10 @@ export interface PlannedMove {
   endMs: number;
   /** Whether a preflight has allowed exactly this move. */
   proven: boolean;
+  /** Not its end: it makes room for others there, and goes on from it. */
+  stopsOver?: boolean;
+  /** Its room comes free only when one before it has left; absent: it may begin at once. */
+  waits?: boolean;
 }
 
 export interface BlockedDomain {

@@ -18,7 +18,7 @@ import {
 } from "./placement-ledger.ts";
 import { type Blocker, blockerOf, type Choice, explain, heldBack, obstaclesOn } from "./placement-obstacle.ts";
 import { bestRanked, leftText, rankOf, reasonText, runnerUpText } from "./placement-rank.ts";
-import { makespanOf, type ScheduledStep, schedule } from "./placement-schedule.ts";
+import { makespanOf, type ScheduledStep, type Step, schedule } from "./placement-schedule.ts";
 import { type Item, type Sequence, sequence } from "./placement-sequence.ts";
 import type { BlockedDomain, PlacementPolicy, PlacementView, Plan, PlannedMove, RoomProof } from "./placement-view.ts";
 
@@ -137,6 +137,7 @@ function ordered(
     blocked.push({ domainUuid: item.load.domain.uuid, fromId: item.load.domain.hostId, blocker });
   const last = new Map(steps.map((step) => [step.load, step]));
   const room = ledger.clone();
+  const waits = waitingOf(ledger, steps);
   const moves = schedule(fleet, ledger, steps, fresh).map((entry) => {
     const { step } = entry;
     const stop = last.get(step.load) !== step;
@@ -147,9 +148,28 @@ function ordered(
     const words = stop
       ? `stops over on the way to ${goal === undefined ? "its end" : hostAt(fleet, goal).name}, whose room comes free only later; has ${left}`
       : `${why}; has ${left}`;
-    return moveOf(fleet, entry, { reason: words, runnersUp: [] });
+    const move = moveOf(fleet, entry, { reason: words, runnersUp: [] });
+    return { ...move, ...(stop ? { stopsOver: true } : {}), ...(waits.has(step) ? { waits: true } : {}) };
   });
   return { moves, blocked: blocked.sort(byDomain), makespanMs: makespanOf(moves) };
+}
+
+/**
+ * The steps that may not begin yet: those whose room comes free only when one before them has left. All others may begin side by side, in any order. Who
+ * comes behind one that waits for a host waits for it too, or it would take the room that this one waits for.
+ */
+function waitingOf(ledger: Ledger, steps: readonly Step[]): ReadonlySet<Step> {
+  const room = ledger.clone();
+  const waits = new Set<Step>();
+  const awaited = new Set<number>();
+  for (const step of steps) {
+    if (step.after === null && !awaited.has(step.to) && room.fits(step.load, step.to)) room.add(step.load, step.to);
+    else {
+      waits.add(step);
+      awaited.add(step.to);
+    }
+  }
+  return waits;
 }
 
 /** The way back, as if everything had arrived and the emptied hosts took domains again. */

@@ -5,7 +5,7 @@ import { evacuate } from "#core/evacuation";
 import { jsonBytes } from "#core/evacuation-draft";
 import type { EvacuationEvent } from "#core/evacuation-event";
 import { evacuationMigrationId } from "#core/evacuation-id";
-import { domainBytes, itemBytesMax, lineBytes, massSilence, triedMax } from "#core/evacuation-limits";
+import { domainBytes, itemBytesMax, lineBytes, massSilence, stopBytes, triedMax } from "#core/evacuation-limits";
 import { evacuationPolicyDefault, evacuationStateSchema, evacuationTimelineMax } from "#core/evacuation-state";
 import { type FaultBody, faultCodes } from "#protocol/fault";
 import {
@@ -261,6 +261,8 @@ describe("sizes", () => {
       },
     };
     assert.ok(JSON.stringify(widest).length + 1 <= domainBytes, `${JSON.stringify(widest).length}`);
+    const stop = { fromId: id, migrationId: evacuationMigrationId(evacuationId(1), 499, 9, startMs) };
+    assert.ok(JSON.stringify({ ...widest, stop }).length + 1 <= domainBytes + stopBytes);
     assert.ok(JSON.stringify({ at: after(0), domain: uuid(0), note: "" }).length + 1 <= lineBytes);
   });
 
