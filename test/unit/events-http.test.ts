@@ -131,6 +131,27 @@ describe("what is written down of requests", () => {
     assert.deepEqual(await received(), []);
   });
 
+  test("a trigger's caller when it has proved itself, and nothing of one that has not", async () => {
+    const rule = {
+      name: "disk",
+      when: { kind: "alertmanager", matchers: { alertname: "x" } },
+      which: { fromTrigger: { label: "instance" } },
+    };
+    assert.equal((await fleet.ask("/v1/rules/disk", { method: "PUT", body: rule })).status, 200);
+    const made = await fleet.ask("/v1/rules/disk/credentials", { body: {} });
+    const { value } = z.object({ value: z.string() }).parse(await made.json());
+    const before = await received();
+    const body = { version: "4", groupKey: "{}", truncatedAlerts: 0, status: "firing", alerts: [] };
+    const fire = (token: string) => fleet.ask("/v1/triggers/disk/alertmanager", { body, token });
+    assert.equal((await fire("nonsense")).status, 401);
+    assert.deepEqual(await received(), before);
+    assert.equal((await fire(value)).status, 202);
+    assert.deepEqual((await received()).slice(before.length), ["POST /v1/triggers/disk/alertmanager"]);
+    const [newest] = (await page("?types=request")).items;
+    assert.ok(newest?.event.type === "dev.vmferry.request.received");
+    assert.equal(newest.event.data.by, "trigger of disk");
+  });
+
   test("before it is done: what cannot be written down is not done", async () => {
     const { append } = fleet.ports.chronicle;
     let cordonedThen: boolean | undefined;
