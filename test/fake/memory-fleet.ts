@@ -283,7 +283,11 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
   }
 
   /** Answers every command that was pushed, and those that follow, until nothing more comes. */
-  async function serve(failing: Partial<Record<Command["kind"], FaultBody>> = {}, until?: Command["kind"]) {
+  async function serve(
+    failing: Partial<Record<Command["kind"], FaultBody>> = {},
+    until?: Command["kind"],
+    by: Pick<typeof runner, "reported"> = runner,
+  ) {
     for (let next = script.pushed.shift(); next !== undefined; next = script.pushed.shift()) {
       if (next.message.type !== "command") continue;
       const { command } = next.message;
@@ -292,7 +296,7 @@ export async function memoryFleet(options: { eventsIdleMs?: number } = {}) {
         return;
       }
       const fault = failing[command.kind];
-      await runner.reported(next.hostId, {
+      await by.reported(next.hostId, {
         commandId: command.id,
         migrationId: command.migrationId,
         epoch: command.epoch,
