@@ -17,6 +17,7 @@ import { commitAttemptsMax, startMsMax } from "./core/limits.ts";
 import { plan as planner } from "./core/placement.ts";
 import type { Plan } from "./core/placement-view.ts";
 import type { HostRef, MigrationState } from "./core/state.ts";
+import { type Around, EvacuationDesk, looksAtOnce } from "./evacuation-desk.ts";
 import { askPreflights, provenOnly } from "./evacuation-preflights.ts";
 import { Round } from "./evacuation-round.ts";
 import { inventoryLagMsMax, lookAround, type Seen } from "./placement-look.ts";
@@ -28,8 +29,6 @@ import { createTeller } from "./teller.ts";
 
 /** How long a tick asks hosts for one evacuation; the timer comes again in a minute. */
 const tickAskMsMax = 15_000;
-/** Evacuations that one tick looks after side by side. */
-const looksAtOnce = 4;
 /** Looks in a row: the second after a host was opened, the third after a conflict with somebody's cancel. */
 const looksMax = 3;
 
@@ -205,12 +204,6 @@ export function createEvacuationRunner(
       onlyAllowed: asks === null,
     });
 
-  /** `asks`: until when hosts may be asked; null: they may not be asked now. */
-  interface Around {
-    round: Round;
-    asks: { untilMs: number } | null;
-  }
-
   /** One whole look: what ended, what hosts say (where they may be asked), then what to start. */
   async function look(id: string, around: Around): Promise<EvacuationState | null> {
     const { asks, round } = around;
@@ -244,6 +237,7 @@ export function createEvacuationRunner(
       if (turn === null) break;
       await (turn.changed ? committed(turn.state, turn.effects) : dispatch(turn.state, turn.effects));
       ({ state } = turn);
+      if (turn.effects.some(({ type }) => type === "cordon" || type === "uncordon")) round.inventories.forgetHosts();
       if (!turn.effects.some(({ type }) => type === "uncordon")) break;
     }
     if (state.status !== "running" && !isEnded(state))
@@ -337,6 +331,11 @@ export function createEvacuationRunner(
     }
   }
 
+  const guardedLook = (id: string, around: Around) => guarded(id, () => look(id, around));
+  // Two, so that whoever only tells of an end, perhaps a host's own message, never asks hosts.
+  const asking = new EvacuationDesk(ports, guardedLook);
+  const hearing = new EvacuationDesk(ports, guardedLook);
+
   return {
     async plan(fresh, untilMs) {
       const options = { sinceMs: nowMs(), untilMs, planner: decide };
@@ -355,7 +354,7 @@ export function createEvacuationRunner(
       // The timer takes a claim away whose evacuation it does not find, and finds none without a claim: now that it exists the claim is made sure of.
       if (standing === null) await claimedAgain(fresh);
       // What fails from here on is the tick's: it exists and will go on.
-      await guarded(fresh.id, () => look(fresh.id, { round: new Round(ports), asks: { untilMs } }));
+      await asking.seeTo(fresh.id, { untilMs });
       return (await evacuations.load(fresh.id)) ?? fresh;
     },
 
@@ -394,7 +393,7 @@ export function createEvacuationRunner(
           const state = about.has(hostId) ? await evacuations.load(evacuationId) : null;
           // Hosts are not asked now: this may be the very message of one of them that waits to be taken.
           if (state?.domains.some(({ migrationId }) => migrationId === id) === true)
-            await guarded(evacuationId, () => look(evacuationId, { round: new Round(ports), asks: null }));
+            await hearing.seeTo(evacuationId, null);
         }
       });
     },

@@ -43,13 +43,35 @@ export interface Look {
   onlyAllowed?: boolean | undefined;
 }
 
-/** Reads each inventory once, for all evacuations that one tick looks after. */
+/**
+ * How old the list of hosts may be within one round: of a thousand hosts it is a megabyte, and what it says of a cordon or a silence is asked once more
+ * of both hosts before a migration is requested.
+ */
+export const hostsAgeMsMax = 2_000;
+
+/** Reads each inventory once, for all evacuations that one tick looks after, and the list of hosts every few seconds. */
 export class Inventories {
   readonly #hosts: Ports["hosts"];
+  #listed: { atMs: number; hosts: Promise<HostRecord[]> } | null = null;
   readonly #read = new Map<string, Promise<PlacedDomain[]>>();
 
   constructor(hosts: Ports["hosts"]) {
     this.#hosts = hosts;
+  }
+
+  hosts(nowMs: number): Promise<HostRecord[]> {
+    if (this.#listed === null || nowMs - this.#listed.atMs > hostsAgeMsMax) {
+      const hosts = this.#hosts.list();
+      this.#listed = { atMs: nowMs, hosts };
+      // One that failed is no answer for the next who asks.
+      hosts.catch(() => this.forgetHosts());
+    }
+    return this.#listed.hosts;
+  }
+
+  /** A host was opened or closed by us: the next look is to see it. */
+  forgetHosts(): void {
+    this.#listed = null;
   }
 
   of(hostId: string): Promise<PlacedDomain[]> {
@@ -94,7 +116,7 @@ function closedBy(
 /** Looks once. Reads the list of hosts, the locks, and at most `inventoriesMax` inventories. */
 export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   const { state, others, preflights, inventories } = look;
-  const records = new Map((await ports.hosts.list()).map((host) => [host.id, host]));
+  const records = new Map((await inventories.hosts(Date.parse(ports.clock.now()))).map((host) => [host.id, host]));
   const evacuations = [state, ...others];
   const { all, running } = await underWay(ports, evacuations);
   const emptied = new Map(

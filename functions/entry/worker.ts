@@ -3,7 +3,7 @@ import { hostIdSchema, shimSocketPath } from "#protocol/identity";
 import { facePath } from "../bundle/s3-bundles.ts";
 import { everyMinute } from "../minute.ts";
 import { FeedObject } from "../socket/feed.ts";
-import { HostSocketObject } from "../socket/host-socket.ts";
+import { crowd, HostSocketObject } from "../socket/host-socket.ts";
 import { objectOf } from "../socket/object-namespace.ts";
 import { WebhookBellObject } from "../socket/webhook-bell.ts";
 import { bellName, type WorkerEnv, wire } from "./worker-wiring.ts";
@@ -30,6 +30,9 @@ async function shimSocket(request: Request, url: URL, env: WorkerEnv): Promise<R
     return refused(426, "Shims connect here by websocket.");
   const hostId = hostIdSchema.safeParse(url.searchParams.get("host"));
   if (!hostId.success) return refused(400, "The query must name the host by its id.");
+  // Locally this isolate and one embedded store serve all hosts.
+  if (env.OBJECTS !== undefined && !(await crowd.enter(hostId.data)))
+    return refused(503, "Many hosts are connecting at this moment; come again in some seconds.");
   const headers = new Headers(request.headers);
   headers.set("x-vmferry-url", env.PUBLIC_URL ?? url.origin);
   return objectOf(env.HOST_SOCKET, hostId.data).fetch(new Request(request, { headers }));

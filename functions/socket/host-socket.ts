@@ -15,6 +15,7 @@ import type { Ports } from "../ports.ts";
 import type { RuleRunner } from "../rule-runner.ts";
 import type { Runner } from "../runner.ts";
 import { challenge, closeCodes, receive, type Session } from "../session.ts";
+import { Crowd } from "./crowd.ts";
 import { InventoryParts } from "./inventory-parts.ts";
 
 declare const WebSocketPair: typeof Pair;
@@ -44,6 +45,13 @@ const attachmentSchema = z.object({
   }),
 });
 type Attachment = z.infer<typeof attachmentSchema>;
+
+/** Of this isolate: the objects and the entry count together. */
+export const crowd = new Crowd({
+  nowMs: () => Date.now(),
+  random: Math.random,
+  sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+});
 
 export interface SocketWiring {
   ports: Ports;
@@ -195,6 +203,7 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
         if (this.#sockets().every(({ link: { session } }) => session.session !== null))
           await this.ctx.storage.deleteAlarm();
       }
+      if (whole.type === "inventory" || whole.type === "heartbeat") crowd.left(link.session.hostId);
       for (const reply of reaction.replies) this.#send(socket, reply);
       if (reaction.close !== null) socket.close(reaction.close.code, reaction.close.reason);
       if (reaction.replies.some(({ type }) => type === "shutdownHeard")) this.#lookAtShutdowns();
@@ -286,6 +295,8 @@ export abstract class HostSocketObject<Env> extends DurableObject<Env> {
   #forgetIfGone(closed: HostWebSocket): void {
     const proved = this.#proved();
     if (proved !== null && proved !== closed) return;
+    const gone = linkOf(closed)?.session.hostId;
+    if (gone !== undefined) crowd.left(gone);
     // Nobody is left who could answer.
     for (const resolve of this.#answers.values()) resolve(null);
   }
