@@ -271,7 +271,7 @@ export function createEvacuationRunner(
     if (state.kind === "evacuate" || Date.parse(at) - Date.parse(state.createdAt) >= inventoryLagMsMax)
       for (const event of strayed(next, seen.view, at)) apply(event);
     const whole = evacuationPlan(next, seen.view, decide, seen.crossing);
-    const plan = provenOnly(withWaiting(whole, seen.view, seen.crossing), seen, around.asks !== null);
+    const plan = provenOnly(withWaiting(next, whole, seen.running), seen, around.asks !== null);
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
     if (next === state) return { state, effects, changed: false };
     // Several events, one commit: the version is one above what was read.

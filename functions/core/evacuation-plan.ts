@@ -2,7 +2,7 @@
  * The planner asked for one evacuation: what it still wants to move, with what it has learned by its own failures. The planner is
  * given as a function, so that the executor can be proven with any planner, also with a bad one.
  */
-import type { EvacuationEvent } from "./evacuation-event.ts";
+import type { EvacuationEvent, RunningMigration } from "./evacuation-event.ts";
 import { outlookOf } from "./evacuation-fault.ts";
 import { settledByOthers } from "./evacuation-result.ts";
 import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
@@ -86,9 +86,11 @@ const fullCodes: ReadonlySet<string> = new Set([
   "placement.noDestination",
 ]);
 
+const isFull = ({ blocker }: BlockedDomain): boolean => fullCodes.has(blocker.code);
+
 /**
- * The way home where home is full. What leaves it at this moment is waited for. Where others are to leave it, by an undo or a restore of their own, all these
- * moves are put into one order: some wait for others, and one that has not stopped over may do so on a third host.
+ * The way home where home is full and nothing leaves it at this moment. Where others are to leave it, by an undo or a restore of their own, all these moves are
+ * put into one order: some wait for others, and one that has not stopped over may do so on a third host.
  */
 function homeward(
   state: EvacuationState,
@@ -97,11 +99,8 @@ function homeward(
   own: readonly EvacuationDomain[],
   crossing: readonly WantedMove[],
 ): Plan {
-  const isFull = ({ blocker }: BlockedDomain): boolean => fullCodes.has(blocker.code);
-  if (!direct.blocked.some(isFull)) return direct;
   const { host } = state;
-  if (view.moving.some(({ sourceId }) => sourceId === host.id))
-    return { ...direct, blocked: direct.blocked.filter((blocked) => !isFull(blocked)) };
+  if (!direct.blocked.some(isFull) || view.moving.some(({ sourceId }) => sourceId === host.id)) return direct;
   const leaves = (uuid: string): boolean => view.domains.some((each) => each.uuid === uuid && each.hostId === host.id);
   if (!crossing.some(({ domainUuid, toId }) => toId !== host.id && leaves(domainUuid))) return direct;
 
@@ -121,22 +120,22 @@ function homeward(
 }
 
 /**
- * With those of the plan that wait for others as blocked, where nothing of the whole order goes on now: two that wait for each other must not do so for ever. While
- * something goes on they wait in silence.
+ * What is said of those that cannot go home yet. While something leaves home that makes room: they wait in silence. While nothing of the order that they are
+ * part of goes on they are held up by that: two that wait for each other must not do so for ever. `running`: what is stranded is not in it, for it may never end.
  */
-export function withWaiting(plan: Plan, view: PlacementView, crossing: readonly WantedMove[]): Plan {
-  const underWay = new Set(view.moving.map(({ domainUuid }) => domainUuid));
+export function withWaiting(state: EvacuationState, plan: Plan, running: readonly RunningMigration[]): Plan {
+  const { kind, host } = state;
+  if (kind === "evacuate") return plan;
+  if (running.some(({ sourceId }) => sourceId === host.id))
+    return { ...plan, blocked: plan.blocked.filter((blocked) => !isFull(blocked)) };
   const waiting = plan.moves.filter(({ waits }) => waits === true);
-  const isGoingOn =
-    plan.moves.some(({ waits }) => waits !== true) ||
-    [...plan.moves, ...crossing].some(({ domainUuid }) => underWay.has(domainUuid));
-  if (waiting.length === 0 || isGoingOn) return plan;
-  const blocked = waiting.map(({ domainUuid, fromId, toId }) => ({
+  if (waiting.length < plan.moves.length) return plan;
+  const blocked = waiting.map(({ domainUuid, fromId }) => ({
     domainUuid,
     fromId,
     blocker: {
       code: "placement.swap" as const,
-      cause: `${toId} is full of what another undo or restore is to take away first.`,
+      cause: `${host.name} is full of what another undo or restore is to take away first.`,
       action: "It goes on by itself when that one does; look at: vmferry evacuations --active",
     },
   }));

@@ -172,7 +172,7 @@ class Fleet {
               .map((each) => ({ domainUuid: each.domain.uuid, toId: other.host.id })),
       );
       const view = this.view();
-      const made = withWaiting(evacuationPlan(state, view, plan, crossing), view, crossing);
+      const made = withWaiting(state, evacuationPlan(state, view, plan, crossing), [...this.running.values()]);
       const hosts = this.ids.map((id) => ({ id, cordoned: false, silentSinceMs: null, network: null }));
       const moves = made.moves.map(({ waits, ...move }) =>
         waits === undefined || this.ways.hasty ? move : { ...move, waits },

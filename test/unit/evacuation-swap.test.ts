@@ -111,6 +111,23 @@ describe("restores whose domains stand in each other's way", () => {
     }
   });
 
+  test("what leaves home is waited for longer than anybody's patience; what is stranded there is not", async () => {
+    for (const status of ["running", "stranded"] as const) {
+      const fleet = await crossed();
+      // A person takes web2 away from host1, and that takes its time.
+      const response = await fleet.ask("/v1/migrations", { body: { domain: "web2", destination: "host3" } });
+      assert.equal(response.status, 202, await response.text());
+      const [item] = (await fleet.ports.migrations.list({ limit: 200, cursor: null, active: true })).items;
+      const state = await fleet.ports.migrations.load(item?.id ?? "");
+      assert.ok(state);
+      await fleet.ports.migrations.commit({ ...state, status, version: state.version + 1 });
+      const id = await restore(fleet, 1);
+      fleet.runner.tick = async () => 0;
+      for (let minutes = 0; minutes < 15; minutes += 1) await fleet.minute();
+      assert.equal((await loaded(fleet, id)).status, status === "running" ? "running" : "partial");
+    }
+  });
+
   test("a refused stop is not tried: the other one stops over", async () => {
     const fleet = await crossed();
     const { query } = fleet.ports.sockets;
