@@ -8,7 +8,7 @@ import { evacuate } from "#core/evacuation";
 import type { EvacuationEffect, EvacuationEvent, RunningMigration } from "#core/evacuation-event";
 import { itemBytesMax, lostStartMs, occupied, runningOf } from "#core/evacuation-limits";
 import { newEvacuation, newUndo } from "#core/evacuation-new";
-import { evacuationPlan, type Planner, strayed } from "#core/evacuation-plan";
+import { evacuationPlan, type Planner, strayed, withWaiting } from "#core/evacuation-plan";
 import { isEnded } from "#core/evacuation-result";
 import {
   type EvacuationPolicy,
@@ -117,14 +117,21 @@ export class ControlPlane {
     const others = this.active().filter((other) => other.id !== id);
     const committed = [...others, state].flatMap(runningOf);
     const emptied = new Set([...others, state].filter(({ kind }) => kind === "evacuate").map(({ host }) => host.id));
-    const view = this.world.view(emptied, committed, new Set(state.domains.map(({ domain }) => domain.uuid)));
+    const homeward = state.kind === "evacuate" ? [] : others.filter(({ kind }) => kind !== "evacuate");
+    const asked = [state, ...homeward].flatMap(({ domains }) => domains.map(({ domain }) => domain.uuid));
+    const view = this.world.view(emptied, committed, new Set(asked));
     for (const event of strayed(state, view, this.at())) this.#apply(id, event);
     const now = this.load(id);
     if (isEnded(now)) return;
     const running: RunningMigration[] = this.options.blind
       ? []
       : [...this.world.running(), ...others.flatMap(runningOf)];
-    const made = evacuationPlan(now, view, this.options.planner);
+    const crossing = homeward.flatMap(({ status, host, domains }) =>
+      domains.flatMap(({ domain, state: each }) =>
+        status === "running" && each === "waiting" ? [{ domainUuid: domain.uuid, toId: host.id }] : [],
+      ),
+    );
+    const made = withWaiting(now, evacuationPlan(now, view, this.options.planner, crossing), running);
     const hosts = this.world.seen().map((host) => (this.options.blindToNetworks ? { ...host, network: null } : host));
     this.#apply(id, { type: "looked", at: this.at(), plan: made, running, hosts });
     this.#inTime(this.load(id));
