@@ -84,6 +84,11 @@ function answered(
       response.on("end", end).on("error", end);
     });
     sent.on("error", reject);
+    // A change of protocol is an answer that nobody asked for; unheard, Node closes the connection and tells of no error, then or later.
+    sent.on("upgrade", ({ statusCode }, socket) => {
+      socket.destroy();
+      resolve({ kind: "answered", status: statusCode ?? 0, retryAfter: null });
+    });
     sent.end(body);
   });
 }

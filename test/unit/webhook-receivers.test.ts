@@ -50,6 +50,11 @@ for (const [name, post] of Object.entries(posters))
       ["no answer", { status: 200, body: "none" }, /no answer within 0.4 s/],
       ["a cut connection", { status: 200, body: "cut" }, /cut before an answer|connection failed/],
       ["500 with an endless body", { status: 500, body: "endless" }, /^it answered 500$/],
+      [
+        "a change of protocol that nobody asked for",
+        { status: 101, headers: { connection: "Upgrade", upgrade: "other" } },
+        /^it answered 101$|connection failed/,
+      ],
     ];
     for (const [what, answer, error] of failures)
       test(`${what}: nothing after it is sent, and it is tried again when its time has come`, async () => {
