@@ -128,7 +128,7 @@ export function createRunner(
   /** One that ended before it began is told as begun as well: whoever counts what runs sees both. */
   async function tellEnd(state: MigrationState): Promise<void> {
     if (state.attempts.inspectSource === undefined) await tell(migrationStarted(state));
-    await tell(migrationEnded(state));
+    await tell(migrationEnded(state) ?? migrationStranded(state));
   }
 
   async function send(state: MigrationState, pending: Pending, payloads: Payloads): Promise<void> {

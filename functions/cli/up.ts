@@ -10,7 +10,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { Log, LogLevel, Miniflare } from "miniflare";
-import { createDynamoClient, createTable } from "#functions/store/dynamo-table";
+import { createDynamoClient, createTable, DynamoTable } from "#functions/store/dynamo-table";
 import { Fault } from "#protocol/fault";
 import { CliError } from "./cli-error.ts";
 import { configPath } from "./config.ts";
@@ -18,6 +18,7 @@ import { exitCodes } from "./exit-code.ts";
 import { type EmbeddedDynamo, openDynalite } from "./up-dynalite.ts";
 import { endOrphan, holdFolder, writeRuntimeLauncher } from "./up-process.ts";
 import { openSecrets, type UpSecrets, writeClientConfig } from "./up-secrets.ts";
+import { sweepHourly } from "./up-sweep.ts";
 import { workerdPath, workerScript } from "./up-worker.ts";
 
 /** The newest date that this build of workerd knows is 2026-08-06; a later one would stop it. */
@@ -79,6 +80,8 @@ export async function startUp(options: UpOptions): Promise<Up> {
     await refuseBusyPort(listen);
     const dynamo = await openStore(options, env, folder);
     opened.push(dynamo.close);
+    // Another store than the embedded one is its owner's to sweep.
+    if (options.dynamodb === undefined) opened.push(sweepStore(dynamo, options.err));
     const { url, tick, dispose } = await openWorker({ ...options, env, listen, folder, secrets, dynamo });
     opened.push(dispose);
     const timer = setInterval(() => void tick(), options.timerMs ?? timerMsDefault);
@@ -167,6 +170,14 @@ async function openStore(options: UpOptions, env: Env, folder: string): Promise<
     throw error;
   }
   return { ...opened, credentials };
+}
+
+function sweepStore({ endpoint, credentials }: Store, err: UpOptions["err"]): () => Promise<unknown> {
+  const client = createDynamoClient({ region, endpoint, credentials });
+  const end = sweepHourly(new DynamoTable(client, table), (error) =>
+    err(`vmferry: what is too old could not be removed from the store: ${String(error)}`),
+  );
+  return () => end().finally(() => client.destroy());
 }
 
 interface WorkerOptions extends Omit<UpOptions, "listen" | "env"> {

@@ -23,11 +23,14 @@ export const migrationStarted = (state: MigrationState): EventOf<"dev.vmferry.mi
   data: core(state),
 });
 
+/** Its result stands but for what a fenced host will be asked when it is back: until then it waits, and may be completed after all. */
+const waitsForFenced = ({ status, step }: MigrationState): boolean => status === "stranded" && step === "sweeping";
+
 /** Null: it goes on, or has ended. Each time that it strands is a line of its own. */
 export function migrationStranded(state: MigrationState): EventOf<"dev.vmferry.migration.stranded"> | null {
-  if (state.status !== "stranded" || state.endedAt !== null) return null;
+  if (state.status !== "stranded" || (state.endedAt !== null && !waitsForFenced(state))) return null;
   // What an earlier version stranded has no count.
-  const id = `${state.id}-stranded-${state.strandings ?? 0}`;
+  const id = `${state.id}-stranded-${waitsForFenced(state) ? "fenced" : (state.strandings ?? 0)}`;
   return {
     ...eventHead(id, state.id, state.updatedAt),
     type: "dev.vmferry.migration.stranded",
@@ -37,7 +40,7 @@ export function migrationStranded(state: MigrationState): EventOf<"dev.vmferry.m
 
 /** Null: it has not ended. */
 export function migrationEnded(state: MigrationState): EventOf<"dev.vmferry.migration.ended"> | null {
-  if (state.endedAt === null) return null;
+  if (state.endedAt === null || waitsForFenced(state)) return null;
   return {
     ...eventHead(`${state.id}-ended`, state.id, state.endedAt),
     type: "dev.vmferry.migration.ended",

@@ -5,8 +5,8 @@
 import * as z from "zod/mini";
 import { type ChronicleEntry, type ChronicleEvent, chronicleEventSchema, chronicleTypes } from "#core/chronicle-event";
 import { fitted } from "#core/chronicle-fit";
-import { positionMs } from "#core/chronicle-position";
-import { chronicleKeptMs } from "#core/limits";
+import { positionAt, positionMs } from "#core/chronicle-position";
+import { chronicleKeptMs, chronicleRowsMax } from "#core/limits";
 import type { Chronicle, Ids } from "../ports.ts";
 import { type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
 import { decoded, jsonOf, textOf } from "./stored-item.ts";
@@ -53,6 +53,17 @@ export class DynamoChronicle implements Chronicle {
 
   before({ at, limit }: Parameters<Chronicle["before"]>[0]): Promise<ChronicleEntry[]> {
     return this.#read({ after: null, before: at, limit, oldestFirst: false });
+  }
+
+  /** Removes lines that were written before that moment (Unix time), as many as one page holds; how many there were. For a store that sweeps nothing itself. */
+  async sweep(untilMs: number): Promise<number> {
+    const page = { after: null, before: positionAt(untilMs), limit: chronicleRowsMax, oldestFirst: true };
+    const keys = (await this.#table.range(what, index, page)).map((item) => ({
+      pk: textOf(what, item, "pk"),
+      sk: textOf(what, item, "sk"),
+    }));
+    if (keys.length > 0) await this.#table.writeAll(what, [], keys);
+    return keys.length;
   }
 
   async #read(page: {

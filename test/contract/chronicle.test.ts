@@ -74,6 +74,20 @@ function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end
       assert.equal((await chronicle.before({ at: null, limit: 1 }))[0]?.event.id, event.id);
     });
 
+    test("what is older than a moment is swept where the store does not do it itself", async () => {
+      const early = positionsBy({ now: () => "2025-01-01T00:00:00.000Z" });
+      const table = tableAt(started.endpoint);
+      const [old, young] = [new DynamoChronicle(table, early), new DynamoChronicle(table, ids)];
+      const [gone, kept] = [requested(), requested()];
+      await old.append(gone);
+      await young.append(kept);
+      const until = Date.parse("2026-06-01T00:00:00.000Z");
+      // Lines of other cases have positions of long ago as well.
+      while ((await young.sweep(until)) > 0);
+      assert.equal(await young.find(gone.id), null);
+      assert.equal((await young.find(kept.id))?.event.id, kept.id);
+    });
+
     test("a line whose first writing got through without an answer is new all the same", async () => {
       const faulty = await openFaultyStore(started.endpoint);
       try {

@@ -61,8 +61,9 @@ function untold(events: readonly ChronicleEvent[], state: MigrationState): strin
   const began = places("dev.vmferry.migration.started");
   const ended = places("dev.vmferry.migration.ended");
   const found: string[] = [];
-  if (state.endedAt !== null && ended.length !== 1) found.push(`its end is told ${ended.length} times`);
-  if (state.endedAt === null && ended.length > 0) found.push("its end is told, and it has none");
+  const isOver = state.endedAt !== null && (state.status !== "stranded" || state.step === "ended");
+  if (isOver && ended.length !== 1) found.push(`its end is told ${ended.length} times`);
+  if (!isOver && ended.length > 0) found.push("its end is told, and it has none");
   if (((state.attempts.inspectSource ?? 0) > 0 || state.endedAt !== null) && began.length !== 1)
     found.push(`its beginning is told ${began.length} times`);
   if ((began[0] ?? -1) > (ended[0] ?? events.length)) found.push("its end is told before its beginning");

@@ -191,6 +191,16 @@ describe("a stranded migration in the chronicle", () => {
     assert.equal(migrationEnded(once), null);
     assert.match(migrationStranded({ ...once, strandings: undefined })?.id ?? "", /-stranded-0$/);
   });
+
+  test("one that waits for a fenced host has not ended: how it ends is told when that host has done what it owes", () => {
+    const waits = { ...stranded(), endedAt: at, step: "sweeping" as const };
+    assert.match(migrationStranded(waits)?.id ?? "", /-stranded-fenced$/);
+    assert.equal(migrationEnded(waits), null);
+    assert.equal(migrationEnded({ ...waits, status: "completed", step: "ended" })?.data.status, "completed");
+    // Completed or rolled back is how it ended, whatever is still to be swept.
+    assert.equal(migrationEnded({ ...waits, status: "completed" })?.data.status, "completed");
+    assert.equal(migrationEnded({ ...waits, step: "ended" })?.data.status, "stranded");
+  });
 });
 
 describe("snapshots in the chronicle", () => {

@@ -146,6 +146,7 @@ describe("audit", () => {
     assert.deepEqual(words, ["rule.run.started", "evacuation.started", "migration.started", "migration.ended"]);
     says(ran, 0, /set off by person .* of person admin|set off by person/, /asked by rule empty-host1 through r_/);
     says(ran, 0, /asked by rule empty-host1 through e_/);
+    says(await vmferry("migration", "show", items[0]?.id ?? ""), 0, /^asked by {5}rule empty-host1, by e_\w+$/m);
   });
 
   test("of a rule's run leads to everything that it started, and how that ended", async () => {
