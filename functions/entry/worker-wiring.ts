@@ -22,6 +22,7 @@ import { DynamoMetrics } from "../store/dynamo-metrics.ts";
 import { createDynamoClient, DynamoTable } from "../store/dynamo-table.ts";
 import { DynamoWebhooks } from "../store/dynamo-webhooks.ts";
 import { RequestCounter } from "../store/request-counter.ts";
+import { RequestGate } from "../store/request-gate.ts";
 import { createTicketSigner } from "../ticket-signer.ts";
 import { version } from "../version.ts";
 import { createWebhooks, heard, type WebhookFace } from "../webhook-face.ts";
@@ -75,6 +76,12 @@ export interface Wiring {
 /** Of this isolate: the objects and the entry count together. */
 const counter = new RequestCounter();
 
+/** As well: they stand in one line. */
+const gate = new RequestGate({
+  nowMs: () => Date.now(),
+  sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+});
+
 /** Of this isolate as well: what the timer asked, an object that hears of a migration's end need not ask again. */
 const memory = preflightMemory();
 
@@ -102,6 +109,8 @@ export function wire(env: WorkerEnv): Wiring {
     endpoint: env.DYNAMODB_ENDPOINT,
     credentials,
     counter,
+    // The embedded store is one process; AWS's own is not.
+    gate: env.DYNAMODB_ENDPOINT === undefined ? undefined : gate,
     // The SDK does not know workerd's words for a connection that was lost either ("Network connection lost.") and would not try again.
     fetch: wholeFetch,
   });

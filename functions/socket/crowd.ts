@@ -7,8 +7,8 @@
  * promise: workerd lets no request wait for another's.
  */
 
-/** Hosts between their request and their stored inventory. At 300 requests a second, which two busy cores serve, they are through within two seconds. */
-export const insideMax = 64;
+/** Hosts between their request and their stored inventory. At 300 requests a second, which two busy cores serve, they are through within four seconds. */
+export const insideMax = 128;
 /** A host that was let in and not heard of for so long has gone again; the proof alone has 10 s. */
 const insideMsMax = 15_000;
 /** A shim waits 15 s for its socket; who is not let in before that is told to come again while it still listens. */

@@ -37,6 +37,7 @@ import {
 } from "@aws-sdk/client-dynamodb";
 import { Fault } from "#protocol/fault";
 import type { RequestCounter } from "./request-counter.ts";
+import type { RequestGate } from "./request-gate.ts";
 
 export type Item = Record<string, AttributeValue>;
 /** `refused`: the condition did not hold. */
@@ -75,6 +76,8 @@ export interface DynamoOptions {
   endpoint?: string | undefined;
   credentials?: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } | undefined;
   counter?: RequestCounter | undefined;
+  /** Where one process serves the store: how many requests it gets at once. */
+  gate?: RequestGate | undefined;
   /** Sends the requests in place of the runtime's own fetch, where the SDK uses one. */
   fetch?: ((request: Request) => Promise<Response>) | undefined;
 }
@@ -106,7 +109,20 @@ export function createDynamoClient(options: DynamoOptions): DynamoDBClient {
     ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
     ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
   });
-  const { counter } = options;
+  const { counter, gate } = options;
+  if (gate !== undefined)
+    client.middlewareStack.add(
+      (next) => async (args) => {
+        const leave = await gate.enter();
+        try {
+          return await next(args);
+        } finally {
+          leave();
+        }
+      },
+      // Around each attempt, so that no attempt's time passes while it waits.
+      { step: "deserialize", priority: "high", name: "vmferryGate" },
+    );
   if (counter !== undefined)
     client.middlewareStack.add(
       (next, context) => async (args) => {
