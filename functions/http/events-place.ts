@@ -9,6 +9,7 @@ import type { ChronicleEntry } from "../core/chronicle-event.ts";
 import { positionAt, positionMs } from "../core/chronicle-position.ts";
 import { chronicleRowsMax, chronicleSettleMs } from "../core/limits.ts";
 import type { Chronicle } from "../ports.ts";
+import { eventPagesMax } from "./limits.ts";
 
 /** The end of a position stands for it: 30 random bits among the lines of some seconds. */
 const markChars = 6;
@@ -26,6 +27,7 @@ export class Place {
   /** Nothing at or before it is looked at again. */
   #floor: string;
   #newest: string;
+  #isBehind = false;
   /** Positions after the floor that were looked at; true: told. */
   readonly #seen = new Map<string, boolean>();
   /** Marks of what was told before this reader came back, up to `#resumedAt`. */
@@ -61,17 +63,26 @@ export class Place {
     return [`${newest}.${this.#floor}`, ...[...new Set([...resumed, ...told])].slice(-marksMax)].join("~");
   }
 
-  /** What is new since the last reading, oldest first. `wants`: whether a line is told; what is not is looked at once. */
+  /** The last reading has ended before it came to the newest: the next one goes on. */
+  get isBehind(): boolean {
+    return this.#isBehind;
+  }
+
+  /** What is new since the last reading, oldest first; of a long past a part. `wants`: whether a line is told; what is not is looked at once. */
   async *read(
     chronicle: Pick<Chronicle, "after">,
     nowMs: number,
     wants: (entry: ChronicleEntry) => boolean,
   ): AsyncGenerator<ChronicleEntry, void> {
     const settled = positionAt(nowMs - chronicleSettleMs);
-    for (let at = this.#floor; ; ) {
+    this.#isBehind = false;
+    for (let at = this.#floor, pages = 1; ; pages += 1) {
       const page = await chronicle.after({ at, until: null, limit: chronicleRowsMax });
       for (const entry of page) {
-        if (this.#seen.has(entry.at)) continue;
+        if (this.#seen.has(entry.at)) {
+          if (entry.at < settled) this.#settle(entry.at);
+          continue;
+        }
         const known = entry.at <= this.#resumedAt && this.#resumed.has(markOf(entry.at));
         const isTold = known || wants(entry);
         this.#seen.set(entry.at, isTold);
@@ -82,6 +93,11 @@ export class Place {
       const last = page.at(-1);
       if (last === undefined || page.length < chronicleRowsMax) break;
       at = last.at;
+      // What is younger is read to its end each time, for the next reading begins with it again.
+      if (pages >= eventPagesMax && at < settled) {
+        this.#isBehind = true;
+        return;
+      }
     }
     this.#settle(settled);
   }

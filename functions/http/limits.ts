@@ -28,6 +28,8 @@ export const eventsIdleMs = 5_000;
 export const eventsPollMs = 1_000;
 /** Looks of one such stream, before it ends in good order and is resumed: Cloudflare lets one request make 1,000 others, and a look makes three. */
 export const eventsReadsMax = 300;
+/** Pages of a long past that such a stream reads in one look: at most 500 lines or 4 MB, for an answer that is given whole may have 6 MB (AWS: Lambda quotas). */
+export const eventPagesMax = 5;
 /** Lines looked at for one page of events that only few of them fit: ten requests to the store. */
 export const eventLinesMax = 1_000;
 

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { beforeEach, describe, test } from "node:test";
 import * as z from "zod/mini";
+import { positionAt } from "#core/chronicle-position";
 import { readEvents, type StreamEvent } from "#functions/cli/event-parser";
 import { createApp } from "#functions/http/app";
 import type { EventsCarrier } from "#functions/http/deps";
@@ -209,6 +210,14 @@ async function open(query = "", lastEventId?: string, carrier?: EventsCarrier) {
       for (let event = await this.next(); event !== null; event = await this.next()) found.push(event);
       return found;
     },
+    /** The next place that is told, with an event or without. */
+    async anyPlace(): Promise<string | null> {
+      for (;;) {
+        const { done, value } = await events.next();
+        if (done === true) return null;
+        if (value?.id != null) return value.id;
+      }
+    },
     leave: () => events.return(),
   };
 }
@@ -311,6 +320,49 @@ describe("the stream of everything", () => {
       (await page("?limit=1")).items[0]?.event.id,
       z.object({ id: z.string() }).parse(JSON.parse(next?.data ?? "")).id,
     );
+  });
+
+  /** So many lines of an hour ago; `asked` counts the readings. */
+  function longPast(count: number) {
+    const hourAgoMs = Date.parse(fleet.ports.clock.now()) - 3_600_000;
+    const lines = Array.from({ length: count }, (_, serial) => ({
+      at: `${positionAt(hourAgoMs + serial)}${String(serial).padStart(16, "0")}`,
+      event: line(serial),
+    }));
+    const past = { asked: 0, since: new Date(hourAgoMs - 1_000).toISOString() };
+    fleet.ports.chronicle.after = async ({ at, limit }) => {
+      past.asked += 1;
+      return lines.filter((entry) => at === null || entry.at > at).slice(0, limit);
+    };
+    return past;
+  }
+
+  test("a long past over a carrier that delivers answers whole: in answers that fit it, each line once", async () => {
+    const { since } = longPast(1_700);
+    const told: string[] = [];
+    for (let place: string | undefined, polls = 0; told.length < 1_700; polls += 1) {
+      assert.ok(polls < 10, `${told.length} after ${polls} polls`);
+      const poll = await open(`?live=false&since=${since}`, place, { delivers: "whole", msMax: 60_000 });
+      const events = await poll.rest();
+      // 6 MB is the most that a Lambda answers, and a line has up to 8 KiB.
+      assert.ok(events.length <= 500, `${events.length} events in one answer`);
+      told.push(...events.map(({ data }) => z.object({ id: z.string() }).parse(JSON.parse(data)).id));
+      place = poll.place;
+    }
+    assert.deepEqual(
+      told,
+      Array.from({ length: 1_700 }, (_, serial) => `q_${serial}`),
+    );
+  });
+
+  test("a long past of which nothing is wanted: how far it was looked through is told on the way", async () => {
+    const past = longPast(4_000);
+    const stream = await open(`?live=false&types=host&since=${past.since}`);
+    const from = await stream.anyPlace();
+    const further = await stream.anyPlace();
+    assert.ok((further ?? "") > (from ?? ""), `${from} ${further}`);
+    assert.ok(past.asked < 20, `${past.asked} readings before a word`);
+    await stream.leave();
   });
 
   test("says that it is alive, and ends in good order when its carrier has had enough", async () => {
