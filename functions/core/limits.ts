@@ -47,8 +47,11 @@ export const acceptMax = 20;
 /** One person's migrations and lists: rows per page. */
 export const pageRowsMax = 200;
 
+/** From the moment in which a line is given its place to the last in which it is sent: three tries, or a stand in line before the embedded store. */
+export const chronicleAppendMsMax = 10_000;
+
 /**
- * What is older than this has been joined by all before it: a write that is tried three times reaches its table within 10 s, an index of DynamoDB follows
+ * What is older than this has been joined by all before it: a line reaches its table within `chronicleAppendMsMax` or not at all, an index of DynamoDB follows
  * its table within about a second, and writers' clocks differ by less than the rest.
  */
 export const chronicleSettleMs = 15_000;

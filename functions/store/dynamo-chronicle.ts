@@ -6,7 +6,7 @@ import * as z from "zod/mini";
 import { type ChronicleEntry, type ChronicleEvent, chronicleEventSchema, chronicleTypes } from "#core/chronicle-event";
 import { fitted } from "#core/chronicle-fit";
 import { positionAt, positionMs } from "#core/chronicle-position";
-import { chronicleKeptMs, chronicleRowsMax } from "#core/limits";
+import { chronicleAppendMsMax, chronicleKeptMs, chronicleRowsMax } from "#core/limits";
 import type { Chronicle, Ids } from "../ports.ts";
 import { type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
 import { decoded, jsonOf, textOf } from "./stored-item.ts";
@@ -20,10 +20,12 @@ const knownTypes: ReadonlySet<string> = new Set(chronicleTypes);
 export class DynamoChronicle implements Chronicle {
   readonly #table: DynamoTable;
   readonly #ids: Pick<Ids, "ulid">;
+  readonly #appendMsMax: number;
 
-  constructor(table: DynamoTable, ids: Pick<Ids, "ulid">) {
+  constructor(table: DynamoTable, ids: Pick<Ids, "ulid">, appendMsMax = chronicleAppendMsMax) {
     this.#table = table;
     this.#ids = ids;
+    this.#appendMsMax = appendMsMax;
   }
 
   async append(event: ChronicleEvent): Promise<boolean> {
@@ -37,7 +39,9 @@ export class DynamoChronicle implements Chronicle {
       newestSort: { S: at },
       ttl: { N: String(Math.ceil((positionMs(at) + chronicleKeptMs) / 1000)) },
     };
-    if ((await this.#table.put(`event ${event.id}`, item, itemDoesNotExist)) === "written") return true;
+    // Written later, it would stand where readers have been already. Whoever repeats it gives it a place of then.
+    const written = await this.#table.put(`event ${event.id}`, item, itemDoesNotExist, this.#appendMsMax);
+    if (written === "written") return true;
     // The refusal may come from our own first attempt whose answer was lost.
     return (await this.#table.get(`event ${event.id}`, key))?.newestSort?.S === at;
   }

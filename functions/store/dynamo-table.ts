@@ -223,11 +223,11 @@ export class DynamoTable {
     }
   }
 
-  /** Writes one whole item. `what` names it in a fault. */
-  put(what: string, item: Item, condition: Condition): Promise<WriteResult> {
-    return this.#write(what, () =>
-      this.#client.send(new PutItemCommand({ TableName: this.name, Item: item, ...conditionInput(condition) })),
-    );
+  /** Writes one whole item. `what` names it in a fault. `msMax`: it is not sent, nor tried again, when so much time has passed; absent: as for all. */
+  put(what: string, item: Item, condition: Condition, msMax?: number): Promise<WriteResult> {
+    const options = msMax === undefined ? {} : { abortSignal: AbortSignal.timeout(msMax) };
+    const input = { TableName: this.name, Item: item, ...conditionInput(condition) };
+    return this.#write(what, () => this.#client.send(new PutItemCommand(input), options));
   }
 
   /** Changes attributes of one item. `expression` is DynamoDB's UpdateExpression. */

@@ -88,6 +88,25 @@ function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end
       assert.equal((await young.find(kept.id))?.event.id, kept.id);
     });
 
+    test("a line that stands too long before the store is not written late: readers would be past its place", async () => {
+      const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+      const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
+      client.middlewareStack.add(
+        (next) => async (args) => {
+          await new Promise((resolve) => setTimeout(resolve, 100));
+          return next(args);
+        },
+        { step: "deserialize", priority: "high", name: "line" },
+      );
+      const waiting = new DynamoChronicle(new DynamoTable(client, "vmferry"), ids, 20);
+      const prompt = new DynamoChronicle(tableAt(started.endpoint), ids);
+      const event = requested();
+      await assert.rejects(waiting.append(event), { code: "store.unreachable" });
+      assert.equal(await prompt.find(event.id), null);
+      assert.equal(await prompt.append(event), true);
+      client.destroy();
+    });
+
     test("a line whose first writing got through without an answer is new all the same", async () => {
       const faulty = await openFaultyStore(started.endpoint);
       try {
