@@ -1,11 +1,7 @@
 /** What the chronicle costs, counted on the embedded DynamoDB by the adapters' own counter: a migration asked for over HTTP, from the request to its end. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import { createRunners } from "#functions/evacuation-runner";
 import { createApp } from "#functions/http/app";
 import type { Ports } from "#functions/ports";
@@ -14,19 +10,15 @@ import { DynamoChronicle } from "#functions/store/dynamo-chronicle";
 import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
 import { positionsBy } from "#test/fake/memory-chronicle";
 import { adminToken, domainNamed, hostId, memoryFleet } from "#test/fake/memory-fleet";
+import { type DynamoEndpoint, startDynalite } from "./dynamo-endpoints.ts";
 import { dynamoStores, makeTable } from "./store-dynamo.ts";
 
-let folder: string;
-let dynalite: Awaited<ReturnType<typeof openDynalite>>;
+let dynalite: DynamoEndpoint;
 before(async () => {
-  folder = await mkdtemp(join(tmpdir(), "vmferry-chronicle-cost-"));
-  dynalite = await openDynalite(folder);
+  dynalite = await startDynalite();
   await makeTable(dynalite.endpoint);
 });
-after(async () => {
-  await dynalite.close();
-  await rm(folder, { recursive: true });
-});
+after(() => dynalite.end());
 
 test("a migration costs three requests more than without the chronicle: who asked, that it began, how it ended", async (context) => {
   const fleet = await memoryFleet();

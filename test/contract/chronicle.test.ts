@@ -1,17 +1,13 @@
 /** The chronicle: one list of cases on the fake, on the embedded DynamoDB and, where there is Java, on Amazon's own; and what only DynamoDB's API shows. */
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { before, describe, test } from "node:test";
 import { chronicleKeptMs } from "#core/limits";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import { DynamoChronicle } from "#functions/store/dynamo-chronicle";
 import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
 import { RequestCounter } from "#functions/store/request-counter";
-import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
 import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { chronicleCases, requested } from "./chronicle-cases.ts";
+import { onEachDynamo } from "./dynamo-endpoints.ts";
 import { makeTable } from "./store-dynamo.ts";
 import { openFaultyStore } from "./store-faults-proxy.ts";
 
@@ -23,114 +19,93 @@ describe("the chronicle in memory", () => {
   for (const [title, run] of Object.entries(chronicleCases)) test(title, () => run(chronicle));
 });
 
-function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end(): Promise<void> }>): void {
-  describe(`the chronicle in ${title}`, () => {
-    const counter = new RequestCounter();
-    let started: Awaited<ReturnType<typeof start>>;
-    const tableAt = (endpoint: string) => {
-      const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-      return new DynamoTable(createDynamoClient({ region: "local", endpoint, credentials, counter }), "vmferry");
-    };
-    before(async () => {
-      started = await start();
-      await makeTable(started.endpoint);
-    });
-    after(() => started?.end());
-
-    for (const [name, run] of Object.entries(chronicleCases))
-      test(name, () => run(new DynamoChronicle(tableAt(started.endpoint), ids)));
-
-    test("a line costs one request, one told again two; a page one", async () => {
-      const chronicle = new DynamoChronicle(tableAt(started.endpoint), ids);
-      const costs: number[] = [];
-      const event = requested();
-      for (const call of [
-        () => chronicle.append(event),
-        () => chronicle.append(event),
-        () => chronicle.before({ at: null, limit: 3 }),
-      ]) {
-        const already = counter.total("dynamodb").requests;
-        await call();
-        costs.push(counter.total("dynamodb").requests - already);
-      }
-      assert.deepEqual(costs, [1, 2, 1]);
-    });
-
-    test("a line is swept after its time, and a kind that only a newer version knows is left to that", async () => {
-      const table = tableAt(started.endpoint);
-      const chronicle = new DynamoChronicle(table, ids);
-      const event = requested();
-      await chronicle.append(event);
-      const item = await table.get("a line", { pk: `EVENT#${event.id}`, sk: "EVENT" });
-      assert.equal(item?.ttl?.N, String((nowMs + chronicleKeptMs) / 1000));
-      const newer = {
-        pk: { S: "EVENT#newer" },
-        sk: { S: "EVENT" },
-        row: { S: JSON.stringify({ ...event, id: "newer", type: "dev.vmferry.moon.landed" }) },
-        newestOf: { S: "EVENTS" },
-        newestSort: { S: ids.ulid() },
-      };
-      await table.put("a line", newer, { expression: "attribute_not_exists(pk)" });
-      assert.equal((await chronicle.before({ at: null, limit: 1 }))[0]?.event.id, event.id);
-    });
-
-    test("what is older than a moment is swept where the store does not do it itself", async () => {
-      const early = positionsBy({ now: () => "2025-01-01T00:00:00.000Z" });
-      const table = tableAt(started.endpoint);
-      const [old, young] = [new DynamoChronicle(table, early), new DynamoChronicle(table, ids)];
-      const [gone, kept] = [requested(), requested()];
-      await old.append(gone);
-      await young.append(kept);
-      const until = Date.parse("2026-06-01T00:00:00.000Z");
-      // Lines of other cases have positions of long ago as well.
-      while ((await young.sweep(until)) > 0);
-      assert.equal(await young.find(gone.id), null);
-      assert.equal((await young.find(kept.id))?.event.id, kept.id);
-    });
-
-    test("a line that stands too long before the store is not written late: readers would be past its place", async () => {
-      const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-      const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
-      client.middlewareStack.add(
-        (next) => async (args) => {
-          await new Promise((resolve) => setTimeout(resolve, 100));
-          return next(args);
-        },
-        { step: "deserialize", priority: "high", name: "line" },
-      );
-      const waiting = new DynamoChronicle(new DynamoTable(client, "vmferry"), ids, 20);
-      const prompt = new DynamoChronicle(tableAt(started.endpoint), ids);
-      const event = requested();
-      await assert.rejects(waiting.append(event), { code: "store.unreachable" });
-      assert.equal(await prompt.find(event.id), null);
-      assert.equal(await prompt.append(event), true);
-      client.destroy();
-    });
-
-    test("a line whose first writing got through without an answer is new all the same", async () => {
-      const faulty = await openFaultyStore(started.endpoint);
-      try {
-        const chronicle = new DynamoChronicle(tableAt(faulty.endpoint), ids);
-        faulty.loseNext = 1;
-        assert.equal(await chronicle.append(requested()), true);
-        assert.equal(faulty.struck(), 1);
-      } finally {
-        await faulty.close();
-      }
-    });
-  });
-}
-
-dynamoSuite("dynalite", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "vmferry-chronicle-"));
-  const dynalite = await openDynalite(folder);
-  const end = async () => {
-    await dynalite.close();
-    await rm(folder, { recursive: true });
+await onEachDynamo("the chronicle", (started) => {
+  const counter = new RequestCounter();
+  const tableAt = (endpoint: string) => {
+    const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+    return new DynamoTable(createDynamoClient({ region: "local", endpoint, credentials, counter }), "vmferry");
   };
-  return { endpoint: dynalite.endpoint, end };
-});
+  before(() => makeTable(started.endpoint));
 
-const skip = await dynamoLocalSkipReason();
-if (skip === false) dynamoSuite("DynamoDB Local", startDynamoLocal);
-else test("the chronicle in DynamoDB Local", { skip }, () => {});
+  for (const [name, run] of Object.entries(chronicleCases))
+    test(name, () => run(new DynamoChronicle(tableAt(started.endpoint), ids)));
+
+  test("a line costs one request, one told again two; a page one", async () => {
+    const chronicle = new DynamoChronicle(tableAt(started.endpoint), ids);
+    const costs: number[] = [];
+    const event = requested();
+    for (const call of [
+      () => chronicle.append(event),
+      () => chronicle.append(event),
+      () => chronicle.before({ at: null, limit: 3 }),
+    ]) {
+      const already = counter.total("dynamodb").requests;
+      await call();
+      costs.push(counter.total("dynamodb").requests - already);
+    }
+    assert.deepEqual(costs, [1, 2, 1]);
+  });
+
+  test("a line is swept after its time, and a kind that only a newer version knows is left to that", async () => {
+    const table = tableAt(started.endpoint);
+    const chronicle = new DynamoChronicle(table, ids);
+    const event = requested();
+    await chronicle.append(event);
+    const item = await table.get("a line", { pk: `EVENT#${event.id}`, sk: "EVENT" });
+    assert.equal(item?.ttl?.N, String((nowMs + chronicleKeptMs) / 1000));
+    const newer = {
+      pk: { S: "EVENT#newer" },
+      sk: { S: "EVENT" },
+      row: { S: JSON.stringify({ ...event, id: "newer", type: "dev.vmferry.moon.landed" }) },
+      newestOf: { S: "EVENTS" },
+      newestSort: { S: ids.ulid() },
+    };
+    await table.put("a line", newer, { expression: "attribute_not_exists(pk)" });
+    assert.equal((await chronicle.before({ at: null, limit: 1 }))[0]?.event.id, event.id);
+  });
+
+  test("what is older than a moment is swept where the store does not do it itself", async () => {
+    const early = positionsBy({ now: () => "2025-01-01T00:00:00.000Z" });
+    const table = tableAt(started.endpoint);
+    const [old, young] = [new DynamoChronicle(table, early), new DynamoChronicle(table, ids)];
+    const [gone, kept] = [requested(), requested()];
+    await old.append(gone);
+    await young.append(kept);
+    const until = Date.parse("2026-06-01T00:00:00.000Z");
+    // Lines of other cases have positions of long ago as well.
+    while ((await young.sweep(until)) > 0);
+    assert.equal(await young.find(gone.id), null);
+    assert.equal((await young.find(kept.id))?.event.id, kept.id);
+  });
+
+  test("a line that stands too long before the store is not written late: readers would be past its place", async () => {
+    const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+    const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
+    client.middlewareStack.add(
+      (next) => async (args) => {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        return next(args);
+      },
+      { step: "deserialize", priority: "high", name: "line" },
+    );
+    const waiting = new DynamoChronicle(new DynamoTable(client, "vmferry"), ids, 20);
+    const prompt = new DynamoChronicle(tableAt(started.endpoint), ids);
+    const event = requested();
+    await assert.rejects(waiting.append(event), { code: "store.unreachable" });
+    assert.equal(await prompt.find(event.id), null);
+    assert.equal(await prompt.append(event), true);
+    client.destroy();
+  });
+
+  test("a line whose first writing got through without an answer is new all the same", async () => {
+    const faulty = await openFaultyStore(started.endpoint);
+    try {
+      const chronicle = new DynamoChronicle(tableAt(faulty.endpoint), ids);
+      faulty.loseNext = 1;
+      assert.equal(await chronicle.append(requested()), true);
+      assert.equal(faulty.struck(), 1);
+    } finally {
+      await faulty.close();
+    }
+  });
+});

@@ -3,14 +3,10 @@
  * and a minute of the timer cost there in requests, for three hosts and for a thousand.
  */
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { chronicleSettleMs } from "#core/limits";
 import { countInventory } from "#core/metric-inventory";
 import { advanced, fold, type MetricRecord, metricLayout, noRecord, noTotals } from "#core/metric-totals";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import { createRunners } from "#functions/evacuation-runner";
 import { createApp } from "#functions/http/app";
 import { createMetricCounter } from "#functions/metric-counter";
@@ -26,12 +22,12 @@ import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
 import { DynamoWebhooks } from "#functions/store/dynamo-webhooks";
 import type { RequestCounter } from "#functions/store/request-counter";
 import { createWebhooks } from "#functions/webhook-face";
-import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
 import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { adminToken, domainNamed, factsOf, memoryFleet } from "#test/fake/memory-fleet";
 import { MemoryMetrics } from "#test/fake/memory-metrics";
 import { metricEvent } from "#test/fake/metric-events";
 import { parsedMetrics, seriesValue } from "#test/fake/metric-parser";
+import { type DynamoEndpoint, onEachDynamo, startDynalite } from "./dynamo-endpoints.ts";
 import { sha256, throwsFault, uuid } from "./store-cases.ts";
 import { dynamoStores, makeTable, testClock } from "./store-dynamo.ts";
 import { openFaultyStore } from "./store-faults-proxy.ts";
@@ -170,132 +166,105 @@ async function plane(endpoint: string, hosts: number) {
   return { counter, ports, metrics, metricCounter, scrape, pass: fleet.pass };
 }
 
-function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end(): Promise<void> }>): void {
-  describe(`metrics in ${title}`, () => {
-    let started: Awaited<ReturnType<typeof start>>;
-    before(async () => {
-      started = await start();
-    });
-    after(() => started?.end());
+await onEachDynamo("metrics", (started) => {
+  async function freshTable(): Promise<DynamoTable> {
+    const name = `metrics-${++tables}`;
+    await makeTable(started.endpoint, name);
+    return tableAt(started.endpoint, name);
+  }
 
-    async function freshTable(): Promise<DynamoTable> {
-      const name = `metrics-${++tables}`;
-      await makeTable(started.endpoint, name);
-      return tableAt(started.endpoint, name);
-    }
+  for (const [name, run] of Object.entries(cases)) test(name, async () => run(new DynamoMetrics(await freshTable())));
 
-    for (const [name, run] of Object.entries(cases)) test(name, async () => run(new DynamoMetrics(await freshTable())));
-
-    test("each layout has an item of its own: an older version's is left to it, and ours is counted anew", async () => {
-      const table = await freshTable();
-      const theirs = {
-        pk: { S: "METRICS" },
-        sk: { S: `TOTALS#${metricLayout - 1}` },
-        version: { N: "9" },
-        body: { S: "of another layout" },
-      };
-      await table.put("their totals", theirs, { expression: "attribute_not_exists(pk)" });
-      const store = new DynamoMetrics(table);
-      assert.equal((await store.load()).record, null);
-      assert.equal(await store.commit(counted(noRecord(), 1)), "committed");
-      const key = { pk: "METRICS", sk: `TOTALS#${metricLayout - 1}` };
-      assert.deepEqual(await table.get("their totals", key), theirs);
-    });
-
-    test("an item that was altered by hand is named and not written over", async () => {
-      const table = await freshTable();
-      const store = new DynamoMetrics(table);
-      await store.commit(counted(noRecord(), 1));
-      await table.update("the totals", { pk: "METRICS", sk: `TOTALS#${metricLayout}` }, "SET body = :body", {
-        expression: "attribute_exists(pk)",
-        values: { ":body": { S: "{}" } },
-      });
-      await assert.rejects(store.load(), throwsFault("internal"));
-    });
-
-    test("a commit whose answer is lost was one, and each event is counted once", async () => {
-      const name = `metrics-${++tables}`;
-      await makeTable(started.endpoint, name);
-      const faulty = await openFaultyStore(started.endpoint);
-      try {
-        const clock = testClock();
-        const chronicle = new MemoryChronicle(positionsBy(clock));
-        const metrics = new DynamoMetrics(tableAt(faulty.endpoint, name));
-        const counter = createMetricCounter({ clock, log: { write() {} }, chronicle, metrics });
-        for (let minute = 1; minute <= 3; minute += 1) {
-          await chronicle.append(metricEvent("migration.ended"));
-          clock.at = new Date(Date.parse(clock.at) + chronicleSettleMs + 60_000).toISOString();
-          faulty.plague = "lose";
-          await counter.tick();
-          faulty.plague = "none";
-          const { record } = await metrics.load();
-          assert.deepEqual(record?.totals.counters.migrations, { completed: minute });
-        }
-        assert.ok(faulty.struck() > 3);
-      } finally {
-        await faulty.close();
-      }
-    });
-
-    test("of four that count at once, each with its own bad days, each event is counted once", async () => {
-      const name = `metrics-${++tables}`;
-      await makeTable(started.endpoint, name);
-      const clock = testClock();
-      const chronicle = new DynamoChronicle(tableAt(started.endpoint, name), positionsBy(clock));
-      const lines = await Promise.all([1, 2, 3, 4].map(() => openFaultyStore(started.endpoint)));
-      try {
-        const counters = lines.map(({ endpoint }) => {
-          const metrics = new DynamoMetrics(tableAt(endpoint, name));
-          const bounds = { rowsMax: 3, timerPagesMax: 2, scrapePagesMax: 1 };
-          return createMetricCounter({ clock, log: { write() {} }, chronicle, metrics }, bounds);
-        });
-        for (let round = 0; round < 6; round += 1) {
-          for (let event = 0; event < 4; event += 1) await chronicle.append(metricEvent("migration.ended"));
-          clock.at = new Date(Date.parse(clock.at) + chronicleSettleMs + 20_000).toISOString();
-          for (const [index, line] of lines.entries())
-            line.plague = (["none", "lose", "throttle", "refuse"] as const)[(index + round) % 4] ?? "none";
-          // The totals of one that fails are found by the next.
-          await Promise.allSettled(counters.map((each, index) => (index % 2 === 0 ? each.tick() : each.view())));
-        }
-        for (const line of lines) line.plague = "none";
-        clock.at = new Date(Date.parse(clock.at) + 60_000).toISOString();
-        for (let minute = 0; minute < 6; minute += 1) await counters[0]?.tick();
-        const all = await chronicle.after({ at: null, until: null, limit: 1_000 });
-        assert.equal(all.length, 24);
-        const { record } = await new DynamoMetrics(tableAt(started.endpoint, name)).load();
-        assert.deepEqual(record?.totals, fold(noTotals(), all));
-      } finally {
-        await Promise.all(lines.map((line) => line.close()));
-      }
-    });
+  test("each layout has an item of its own: an older version's is left to it, and ours is counted anew", async () => {
+    const table = await freshTable();
+    const theirs = {
+      pk: { S: "METRICS" },
+      sk: { S: `TOTALS#${metricLayout - 1}` },
+      version: { N: "9" },
+      body: { S: "of another layout" },
+    };
+    await table.put("their totals", theirs, { expression: "attribute_not_exists(pk)" });
+    const store = new DynamoMetrics(table);
+    assert.equal((await store.load()).record, null);
+    assert.equal(await store.commit(counted(noRecord(), 1)), "committed");
+    const key = { pk: "METRICS", sk: `TOTALS#${metricLayout - 1}` };
+    assert.deepEqual(await table.get("their totals", key), theirs);
   });
-}
 
-dynamoSuite("dynalite", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "vmferry-metrics-"));
-  const dynalite = await openDynalite(folder);
-  const end = async () => {
-    await dynalite.close();
-    await rm(folder, { recursive: true });
-  };
-  return { endpoint: dynalite.endpoint, end };
+  test("an item that was altered by hand is named and not written over", async () => {
+    const table = await freshTable();
+    const store = new DynamoMetrics(table);
+    await store.commit(counted(noRecord(), 1));
+    await table.update("the totals", { pk: "METRICS", sk: `TOTALS#${metricLayout}` }, "SET body = :body", {
+      expression: "attribute_exists(pk)",
+      values: { ":body": { S: "{}" } },
+    });
+    await assert.rejects(store.load(), throwsFault("internal"));
+  });
+
+  test("a commit whose answer is lost was one, and each event is counted once", async () => {
+    const name = `metrics-${++tables}`;
+    await makeTable(started.endpoint, name);
+    const faulty = await openFaultyStore(started.endpoint);
+    try {
+      const clock = testClock();
+      const chronicle = new MemoryChronicle(positionsBy(clock));
+      const metrics = new DynamoMetrics(tableAt(faulty.endpoint, name));
+      const counter = createMetricCounter({ clock, log: { write() {} }, chronicle, metrics });
+      for (let minute = 1; minute <= 3; minute += 1) {
+        await chronicle.append(metricEvent("migration.ended"));
+        clock.at = new Date(Date.parse(clock.at) + chronicleSettleMs + 60_000).toISOString();
+        faulty.plague = "lose";
+        await counter.tick();
+        faulty.plague = "none";
+        const { record } = await metrics.load();
+        assert.deepEqual(record?.totals.counters.migrations, { completed: minute });
+      }
+      assert.ok(faulty.struck() > 3);
+    } finally {
+      await faulty.close();
+    }
+  });
+
+  test("of four that count at once, each with its own bad days, each event is counted once", async () => {
+    const name = `metrics-${++tables}`;
+    await makeTable(started.endpoint, name);
+    const clock = testClock();
+    const chronicle = new DynamoChronicle(tableAt(started.endpoint, name), positionsBy(clock));
+    const lines = await Promise.all([1, 2, 3, 4].map(() => openFaultyStore(started.endpoint)));
+    try {
+      const counters = lines.map(({ endpoint }) => {
+        const metrics = new DynamoMetrics(tableAt(endpoint, name));
+        const bounds = { rowsMax: 3, timerPagesMax: 2, scrapePagesMax: 1 };
+        return createMetricCounter({ clock, log: { write() {} }, chronicle, metrics }, bounds);
+      });
+      for (let round = 0; round < 6; round += 1) {
+        for (let event = 0; event < 4; event += 1) await chronicle.append(metricEvent("migration.ended"));
+        clock.at = new Date(Date.parse(clock.at) + chronicleSettleMs + 20_000).toISOString();
+        for (const [index, line] of lines.entries())
+          line.plague = (["none", "lose", "throttle", "refuse"] as const)[(index + round) % 4] ?? "none";
+        // The totals of one that fails are found by the next.
+        await Promise.allSettled(counters.map((each, index) => (index % 2 === 0 ? each.tick() : each.view())));
+      }
+      for (const line of lines) line.plague = "none";
+      clock.at = new Date(Date.parse(clock.at) + 60_000).toISOString();
+      for (let minute = 0; minute < 6; minute += 1) await counters[0]?.tick();
+      const all = await chronicle.after({ at: null, until: null, limit: 1_000 });
+      assert.equal(all.length, 24);
+      const { record } = await new DynamoMetrics(tableAt(started.endpoint, name)).load();
+      assert.deepEqual(record?.totals, fold(noTotals(), all));
+    } finally {
+      await Promise.all(lines.map((line) => line.close()));
+    }
+  });
 });
 
-const skip = await dynamoLocalSkipReason();
-if (skip === false) dynamoSuite("DynamoDB Local", startDynamoLocal);
-else test("metrics in DynamoDB Local", { skip }, () => {});
-
 describe("what it costs in requests to DynamoDB", () => {
-  let dynalite: Awaited<ReturnType<typeof openDynalite>>;
-  let folder: string;
+  let dynalite: DynamoEndpoint;
   before(async () => {
-    folder = await mkdtemp(join(tmpdir(), "vmferry-metrics-cost-"));
-    dynalite = await openDynalite(folder);
+    dynalite = await startDynalite();
   });
-  after(async () => {
-    await dynalite.close();
-    await rm(folder, { recursive: true });
-  });
+  after(() => dynalite.end());
 
   /** Kept totals, hosts (a page for each MiB), locks, open migrations, open evacuations, runs of rules, webhooks and their deliveries. */
   const base = (hostPages: number) => 7 + hostPages;

@@ -3,21 +3,17 @@
  * Amazon's own.
  */
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { before, describe, test } from "node:test";
 import { ruleSchema } from "#core/rule";
 import { newRuleState, type RuleRecord } from "#core/rule-state";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import type { DedupStore, RuleStore } from "#functions/ports";
 import { createRuleBook } from "#functions/rule-book";
 import { cronerCron } from "#functions/schedule/croner-cron";
 import { DynamoDedup, DynamoRules } from "#functions/store/dynamo-rules";
 import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
-import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
 import { rackRule } from "#test/fake/rule-world";
+import { onEachDynamo } from "./dynamo-endpoints.ts";
 import { sha256, ulid } from "./store-cases.ts";
 import { makeTable, type TestClock, testClock } from "./store-dynamo.ts";
 
@@ -154,35 +150,14 @@ describe("rules in memory", () => {
   for (const [title, run] of Object.entries(cases)) test(title, () => run(stores));
 });
 
-function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end(): Promise<void> }>): void {
-  describe(`rules in ${title}`, () => {
-    let started: Awaited<ReturnType<typeof start>>;
-    before(async () => {
-      started = await start();
-      await makeTable(started.endpoint);
+await onEachDynamo("rules", (started) => {
+  before(() => makeTable(started.endpoint));
+  for (const [name, run] of Object.entries(cases))
+    test(name, () => {
+      const clock = testClock();
+      const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+      const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
+      const table = new DynamoTable(client, "vmferry");
+      return run({ rules: new DynamoRules(table), dedup: new DynamoDedup(table, clock), clock });
     });
-    after(() => started?.end());
-    for (const [name, run] of Object.entries(cases))
-      test(name, () => {
-        const clock = testClock();
-        const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-        const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
-        const table = new DynamoTable(client, "vmferry");
-        return run({ rules: new DynamoRules(table), dedup: new DynamoDedup(table, clock), clock });
-      });
-  });
-}
-
-dynamoSuite("dynalite", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "vmferry-rules-"));
-  const dynalite = await openDynalite(folder);
-  const end = async () => {
-    await dynalite.close();
-    await rm(folder, { recursive: true });
-  };
-  return { endpoint: dynalite.endpoint, end };
 });
-
-const skip = await dynamoLocalSkipReason();
-if (skip === false) dynamoSuite("DynamoDB Local", startDynamoLocal);
-else test("rules in DynamoDB Local", { skip }, () => {});

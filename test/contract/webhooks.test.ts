@@ -1,17 +1,13 @@
 /** What a store of webhooks must do, as one list of cases: on the fake, on the embedded DynamoDB and, where there is Java, on Amazon's own. */
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { before, describe, test } from "node:test";
 import type { WebhookRecord } from "#core/webhook";
 import { leased, newDelivery } from "#core/webhook-delivery";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import type { WebhookStore } from "#functions/ports";
 import { createDynamoClient, DynamoTable } from "#functions/store/dynamo-table";
 import { DynamoWebhooks } from "#functions/store/dynamo-webhooks";
-import { dynamoLocalSkipReason, startDynamoLocal } from "#lab/dynamodb-local";
 import { MemoryWebhooks } from "#test/fake/memory-webhooks";
+import { onEachDynamo } from "./dynamo-endpoints.ts";
 import { ulid } from "./store-cases.ts";
 import { makeTable } from "./store-dynamo.ts";
 
@@ -88,33 +84,12 @@ describe("webhooks in memory", () => {
   for (const [title, run] of Object.entries(cases)) test(title, () => run(store));
 });
 
-function dynamoSuite(title: string, start: () => Promise<{ endpoint: string; end(): Promise<void> }>): void {
-  describe(`webhooks in ${title}`, () => {
-    let started: Awaited<ReturnType<typeof start>>;
-    before(async () => {
-      started = await start();
-      await makeTable(started.endpoint);
+await onEachDynamo("webhooks", (started) => {
+  before(() => makeTable(started.endpoint));
+  for (const [name, run] of Object.entries(cases))
+    test(name, () => {
+      const credentials = { accessKeyId: "local", secretAccessKey: "local" };
+      const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
+      return run(new DynamoWebhooks(new DynamoTable(client, "vmferry")));
     });
-    after(() => started?.end());
-    for (const [name, run] of Object.entries(cases))
-      test(name, () => {
-        const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-        const client = createDynamoClient({ region: "local", endpoint: started.endpoint, credentials });
-        return run(new DynamoWebhooks(new DynamoTable(client, "vmferry")));
-      });
-  });
-}
-
-dynamoSuite("dynalite", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "vmferry-webhooks-"));
-  const dynalite = await openDynalite(folder);
-  const end = async () => {
-    await dynalite.close();
-    await rm(folder, { recursive: true });
-  };
-  return { endpoint: dynalite.endpoint, end };
 });
-
-const skip = await dynamoLocalSkipReason();
-if (skip === false) dynamoSuite("DynamoDB Local", startDynamoLocal);
-else test("webhooks in DynamoDB Local", { skip }, () => {});
