@@ -2,7 +2,7 @@
  * Cuts an event to what one line of the chronicle may hold. What happened is told in any case: long words lose their ends first, then a long list of hosts
  * loses its tail and says how many are missing. Ids, codes and numbers are shorter than any cut.
  */
-import { type ChronicleEvent, chronicleEventBytesMax } from "./chronicle-event.ts";
+import { type ChronicleEvent, chronicleEventBytesMax, chronicleEventSchema } from "./chronicle-event.ts";
 
 /** Characters that stay of each text, tried in turn. The shortest is longer than every id, name and code. */
 const textCharsMax = [1_000, 500, 300] as const;
@@ -22,6 +22,15 @@ export function fitted(event: ChronicleEvent): ChronicleEvent {
     fit = fewer;
   }
   return fit;
+}
+
+/** As it is stored. Throws for an event that readers would refuse: one such line would hold up whoever reads on, for good. */
+export function lineText(event: ChronicleEvent): string {
+  const text = JSON.stringify(fitted(event));
+  const read = chronicleEventSchema.safeParse(JSON.parse(text));
+  if (read.success) return text;
+  const issue = read.error.issues[0];
+  throw new Error(`the event cannot be written down: ${issue?.path.join(".")}: ${issue?.message ?? "mismatch"}`);
 }
 
 const textsCut = <T>(value: T, charsMax: number): T =>

@@ -80,7 +80,8 @@ function resultOf(state: MigrationState, at: string): MigrationResult {
 /** What the hosts said of how long they worked, added up by step. */
 function phasesMs({ timeline }: MigrationState): Partial<Record<Step, number>> {
   const sums: Partial<Record<Step, number>> = {};
-  for (const { step, ms } of timeline) if (ms !== null) sums[step] = (sums[step] ?? 0) + ms;
+  for (const { step, ms } of timeline)
+    if (ms !== null) sums[step] = Math.min((sums[step] ?? 0) + ms, Number.MAX_SAFE_INTEGER);
   return sums;
 }
 

@@ -91,6 +91,8 @@ export function advanced(
 const seconds = (ms: number) => ms / 1_000;
 /** What is measured between two clocks may come out below nothing; a total never falls. */
 const positive = (value: number) => (Number.isFinite(value) && value > 0 ? value : 0);
+/** A number still, whatever hosts say of themselves: JSON has no infinity, and what cannot be read back would be told never again. */
+const total = (sum: number, by: number) => Math.min(sum + by, Number.MAX_VALUE);
 /** A rule may be called `constructor`. */
 const own = <T>(series: Readonly<Record<string, T>>, key: string): T | undefined =>
   Object.hasOwn(series, key) ? series[key] : undefined;
@@ -181,7 +183,7 @@ class Tally {
     const series = counters[name] ?? {};
     counters[name] = series;
     const key = seriesKey(values);
-    series[key] = (own(series, key) ?? 0) + by;
+    series[key] = total(own(series, key) ?? 0, by);
   }
 
   #observe(name: ObservedName, values: readonly string[], measured: number): void {
@@ -195,7 +197,7 @@ class Tally {
     const bucket = buckets.findIndex((bound) => value <= bound);
     const at = bucket === -1 ? buckets.length : bucket;
     counts[at] = (counts[at] ?? 0) + 1;
-    series[key] = { counts, sum: sum + value };
+    series[key] = { counts, sum: total(sum, value) };
   }
 }
 

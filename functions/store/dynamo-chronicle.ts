@@ -4,7 +4,7 @@
  */
 import * as z from "zod/mini";
 import { type ChronicleEntry, type ChronicleEvent, chronicleEventSchema, chronicleTypes } from "#core/chronicle-event";
-import { fitted } from "#core/chronicle-fit";
+import { lineText } from "#core/chronicle-fit";
 import { positionAt, positionMs } from "#core/chronicle-position";
 import { chronicleAppendMsMax, chronicleKeptMs, chronicleRowsMax } from "#core/limits";
 import type { Chronicle, Ids } from "../ports.ts";
@@ -34,7 +34,7 @@ export class DynamoChronicle implements Chronicle {
     const item: Item = {
       pk: { S: key.pk },
       sk: { S: key.sk },
-      row: { S: JSON.stringify(fitted(event)) },
+      row: { S: lineText(event) },
       newestOf: { S: index.hash },
       newestSort: { S: at },
       ttl: { N: String(Math.ceil((positionMs(at) + chronicleKeptMs) / 1000)) },

@@ -85,6 +85,29 @@ export const chronicleCases: Record<string, (chronicle: Chronicle) => Promise<vo
     }
     assert.deepEqual(found, newest.toReversed());
   },
+  "a line that no reader could read is not written: it would hold up all who read on": async (chronicle) => {
+    const bad = [
+      requested(`q.${ulid()}`),
+      requested(`q_${ulid()}`, "/long".repeat(100)),
+      {
+        ...eventHead(`e_${ulid()}-ended`, "e", now),
+        type: "dev.vmferry.rule.run.started",
+        data: {
+          id: "r",
+          rule: "rack",
+          // JSON has no such number.
+          ruleVersion: Number.POSITIVE_INFINITY,
+          trigger: { type: "t", id: "1", source: "/rack" },
+          hosts: [],
+          awaitsApproval: false,
+        },
+      },
+    ] satisfies ChronicleEvent[];
+    for (const event of bad) await assert.rejects(chronicle.append(event), /cannot be written down/);
+    const good = requested();
+    assert.equal(await chronicle.append(good), true);
+    assert.equal((await chronicle.before({ at: null, limit: 1 }))[0]?.event.id, good.id);
+  },
   "an event that is too long is cut, not refused": async (chronicle) => {
     const long: ChronicleEvent = {
       ...eventHead(`r_${ulid()}-started`, "rack", now),

@@ -1,6 +1,6 @@
 /** The chronicle in memory; it passes the same cases as DynamoDB's (test/contract/chronicle-cases.ts). */
-import type { ChronicleEntry, ChronicleEvent } from "#core/chronicle-event";
-import { fitted } from "#core/chronicle-fit";
+import { type ChronicleEntry, type ChronicleEvent, chronicleEventSchema } from "#core/chronicle-event";
+import { lineText } from "#core/chronicle-fit";
 import { positionAt } from "#core/chronicle-position";
 import type { Chronicle, Clock, Ids } from "#functions/ports";
 
@@ -24,8 +24,9 @@ export class MemoryChronicle implements Chronicle {
   }
 
   async append(event: ChronicleEvent): Promise<boolean> {
+    const stored = chronicleEventSchema.parse(JSON.parse(lineText(event)));
     if (this.#entries.some((entry) => entry.event.id === event.id)) return false;
-    this.#entries.push({ at: this.#ids.ulid(), event: structuredClone(fitted(event)) });
+    this.#entries.push({ at: this.#ids.ulid(), event: stored });
     this.#entries.sort((one, other) => (one.at < other.at ? -1 : 1));
     return true;
   }

@@ -1,6 +1,7 @@
 /** That nothing that began or ended is missing from the chronicle, also where it cannot be written for a while, and that nothing waits for it for long. */
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
+import { chronicleEventSchema } from "#core/chronicle-event";
 import { migrationEnded, migrationStranded } from "#core/chronicle-migration";
 import { strand } from "#core/retreat";
 import { createRunner } from "#functions/runner";
@@ -217,6 +218,12 @@ describe("snapshots in the chronicle", () => {
     await ask();
     await fleet.serve({ stage: { code: "libvirt.failed", cause: "c", action: "a", retry: "never" } });
     assert.equal(migrationEnded(await only())?.data.snapshots.restored, 0);
+  });
+
+  test("whatever hosts say of their time, the end can be written down", () => {
+    const entry = { at, step: "performing", side: "source", ms: 1.7e308, note: "n" } as const;
+    const ended = migrationEnded({ ...freshMigration(), endedAt: at, timeline: [entry, entry] });
+    assert.ok(chronicleEventSchema.safeParse(JSON.parse(JSON.stringify(ended))).success);
   });
 
   test("records without their data count where somebody accepted them", () => {

@@ -94,6 +94,13 @@ describe("what is counted", () => {
     assert.equal(seriesValue(families, "vmferry_api_changes_total", { method: "other" }), 1);
   });
 
+  test("whatever a host says of itself, a total stays a number, and the record can be read", () => {
+    const huge = { transferredBytes: 1.7e308, durationMs: 1.7e308, phasesMs: { performing: 1.7e308 } };
+    const events = Array.from({ length: 2_000 }, () => metricEvent("migration.ended", huge));
+    const totals = fold(noTotals(), entriesOf(events));
+    assert.deepEqual(metricTotalsSchema.parse(JSON.parse(JSON.stringify(totals))), totals);
+  });
+
   test("every kind of event makes something rise", () => {
     for (const kind of metricKinds) {
       const before = risingValues(told([]));
