@@ -33,6 +33,8 @@ export class EvacuationDesk {
   readonly #waiting = new Map<string, Around["asks"]>();
   readonly #looking = new Set<string>();
   #holder: { seenMs: number } | null = null;
+  /** The last round, when all of it has ended: the next one goes on with its turn and with what it knew. */
+  #ended: Round | null = null;
 
   /** `look` must not reject. */
   constructor(ports: Ports, look: (id: string, around: Around) => Promise<void>) {
@@ -68,7 +70,9 @@ export class EvacuationDesk {
 
   /** With the readings of one round, until nobody waits or the round's time is over. */
   async #lookAtSome(holder: { seenMs: number }, untilMs: number): Promise<void> {
-    const round = new Round(this.#ports);
+    const round = new Round(this.#ports, this.#ended);
+    // Whoever takes over from one that has not ended must not have the turn under its name: both could be in it.
+    this.#ended = null;
     const running = new Set<Promise<void>>();
     for (;;) {
       while (running.size < looksAtOnce && this.#holder === holder && this.#nowMs() < untilMs) {
@@ -78,9 +82,10 @@ export class EvacuationDesk {
         const one = this.#lookAt(next, round).finally(() => running.delete(one));
         running.add(one);
       }
-      if (running.size === 0) return;
+      if (running.size === 0) break;
       await Promise.race(running);
     }
+    if (this.#holder === holder) this.#ended = round;
   }
 
   async #lookAt([id, asks]: [string, Around["asks"]], round: Round): Promise<void> {

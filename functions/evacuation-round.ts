@@ -19,19 +19,28 @@ const commitMsMax = 12_000;
 const turnTriesMax = 10;
 const turnPauseMs = 100;
 
+/**
+ * What is remembered of an evacuation is read again after this: what has ended in another isolate gives its slots back, and nobody tells us of it. Many ends
+ * a minute are decided on, and each by itself would read all the others.
+ */
+const knownMsMax = 10_000;
+
 export class Round {
   readonly inventories: Inventories;
   readonly #ports: Ports;
   readonly #holder: string;
-  readonly #known = new Map<string, EvacuationState>();
+  readonly #known: Map<string, { state: EvacuationState; atMs: number }>;
   /** Loads of this era that are under way. */
   readonly #loading = new Map<string, Promise<EvacuationState | null>>();
-  #era = 0;
+  #era: number;
   #tail: Promise<unknown> = Promise.resolve();
 
-  constructor(ports: Ports) {
+  /** `before`: the round that this one follows, by the same one and after it; it keeps the name under which that one had the turn, and what it knew. */
+  constructor(ports: Ports, before: Round | null = null) {
     this.#ports = ports;
-    this.#holder = ports.ids.ulid();
+    this.#holder = before === null ? ports.ids.ulid() : before.#holder;
+    this.#known = new Map(before === null ? [] : before.#known);
+    this.#era = before === null ? 0 : before.#era;
     this.inventories = new Inventories(ports.hosts);
   }
 
@@ -45,7 +54,7 @@ export class Round {
 
   async #load(id: string): Promise<EvacuationState | null> {
     const known = this.#known.get(id);
-    if (known !== undefined) return known;
+    if (known !== undefined && this.#nowMs() - known.atMs <= knownMsMax) return known.state;
     const loading = this.#loading.get(id) ?? this.#ports.evacuations.load(id);
     this.#loading.set(id, loading);
     const { era } = this;
@@ -64,10 +73,14 @@ export class Round {
 
   /** What was read or committed since a moment of that era; of an older era, or an older version than what is known, nothing is kept. Returns the newest. */
   note(state: EvacuationState, era: number): EvacuationState {
-    const known = this.#known.get(state.id);
-    if (known !== undefined && known.version >= state.version) return known;
-    if (era === this.#era) this.#known.set(state.id, state);
+    const known = this.#known.get(state.id)?.state;
+    if (known !== undefined && known.version > state.version) return known;
+    if (era === this.#era) this.#known.set(state.id, { state, atMs: this.#nowMs() });
     return state;
+  }
+
+  #nowMs(): number {
+    return Date.parse(this.#ports.clock.now());
   }
 
   #forget(): void {

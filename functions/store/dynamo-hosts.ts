@@ -4,12 +4,7 @@
  * before the host; a name left behind by a crash between the two is taken over after `nameMsAbandoned`.
  */
 import * as z from "zod/mini";
-import {
-  hostFactsSchema,
-  type InventoryDomain,
-  inventoryDomainSchema,
-  openJournalSchema,
-} from "#protocol/message";
+import { hostFactsSchema, type InventoryDomain, inventoryDomainSchema, openJournalSchema } from "#protocol/message";
 import type { CommitResult, HostRecord, HostStore, PlacedDomain } from "../ports.ts";
 import { type Condition, type DynamoTable, type Item, itemDoesNotExist, itemExists } from "./dynamo-table.ts";
 import { decoded, jsonOf, textOf } from "./stored-item.ts";
@@ -23,6 +18,7 @@ const candidatesMax = 100;
 
 const openJournalsSchema = z.object({ at: z.string(), journals: z.array(openJournalSchema) });
 
+/** Of the attributes that are no JSON. */
 const hostSchema = z.object({
   id: z.string(),
   name: z.string(),
@@ -31,11 +27,36 @@ const hostSchema = z.object({
   enrolledAt: z.string(),
   lastSeenAt: z.nullable(z.string()),
   protocol: z.nullable(z.int()),
-  features: z.array(z.string()),
-  facts: z.nullable(hostFactsSchema),
-  openJournals: z.optional(openJournalsSchema),
   shuttingUntil: z.optional(z.string()),
 });
+
+/** Texts kept: a large fleet's, some megabytes. */
+const textsKeptMax = 5_000;
+
+/**
+ * Parses a JSON attribute once for each text that a host has there. The list of a thousand hosts is read for every look of an evacuation, and what hosts
+ * say of themselves changes once a minute. What comes back is shared and must not be changed.
+ */
+class KnownTexts<T> {
+  readonly #schema: z.ZodMiniType<T>;
+  readonly #attribute: string;
+  readonly #known = new Map<string, { text: string; value: T }>();
+
+  constructor(schema: z.ZodMiniType<T>, attribute: string) {
+    this.#schema = schema;
+    this.#attribute = attribute;
+  }
+
+  of(hostId: string, item: Item): T {
+    const text = item[this.#attribute]?.S;
+    const known = this.#known.get(hostId);
+    if (known !== undefined && known.text === text) return known.value;
+    const value = jsonOf("a host", this.#schema, item, this.#attribute);
+    if (this.#known.size >= textsKeptMax) this.#known.clear();
+    if (text !== undefined) this.#known.set(hostId, { text, value });
+    return value;
+  }
+}
 
 const hostKey = (id: string) => ({ pk: "HOSTS", sk: id });
 const nameKey = (name: string) => ({ pk: `HOSTNAME#${name}`, sk: "HOST" });
@@ -49,6 +70,9 @@ export class DynamoHosts implements HostStore {
   readonly #table: DynamoTable;
   /** Name -> id as last read; only a hint that saves a request, the host itself is always read and its name compared. */
   readonly #idsByName = new Map<string, string>();
+  readonly #features = new KnownTexts(z.array(z.string()), "features");
+  readonly #facts = new KnownTexts(hostFactsSchema, "facts");
+  readonly #openJournals = new KnownTexts(openJournalsSchema, "openJournals");
 
   constructor(table: DynamoTable) {
     this.#table = table;
@@ -93,9 +117,29 @@ export class DynamoHosts implements HostStore {
     return now !== null && textOf(what, now, "hostId") === host.id;
   }
 
+  #hostOf(item: Item): HostRecord {
+    const protocol = item.protocol?.N;
+    const head = decoded("a host", hostSchema, {
+      id: item.sk?.S,
+      name: item.hostName?.S,
+      publicKey: item.publicKey?.S,
+      cordoned: item.cordoned?.BOOL,
+      enrolledAt: item.enrolledAt?.S,
+      lastSeenAt: item.lastSeenAt?.S ?? null,
+      protocol: protocol === undefined ? null : Number(protocol),
+      ...(item.shuttingUntil?.S === undefined ? {} : { shuttingUntil: item.shuttingUntil.S }),
+    });
+    return {
+      ...head,
+      features: this.#features.of(head.id, item),
+      facts: item.facts === undefined ? null : this.#facts.of(head.id, item),
+      ...(item.openJournals === undefined ? {} : { openJournals: this.#openJournals.of(head.id, item) }),
+    };
+  }
+
   async byId(id: string): Promise<HostRecord | null> {
     const item = await this.#table.get(`host ${id}`, hostKey(id));
-    return item === null ? null : hostOf(item);
+    return item === null ? null : this.#hostOf(item);
   }
 
   /** One request once the name was seen by this isolate, two before. */
@@ -118,7 +162,7 @@ export class DynamoHosts implements HostStore {
   }
 
   async list(): Promise<HostRecord[]> {
-    return (await this.#table.partition("the list of hosts", "HOSTS", "")).map(hostOf);
+    return (await this.#table.partition("the list of hosts", "HOSTS", "")).map((item) => this.#hostOf(item));
   }
 
   async seen(id: string, seen: Parameters<HostStore["seen"]>[1]): Promise<void> {
@@ -249,24 +293,4 @@ const domainItem = (hostId: string, domain: InventoryDomain): Item => {
     domainUuid: { S: domain.uuid },
     domainHost: { S: hostId },
   };
-};
-
-const hostOf = (item: Item): HostRecord => {
-  const protocol = item.protocol?.N;
-  const facts = item.facts?.S;
-  return decoded("a host", hostSchema, {
-    id: item.sk?.S,
-    name: item.hostName?.S,
-    publicKey: item.publicKey?.S,
-    cordoned: item.cordoned?.BOOL,
-    enrolledAt: item.enrolledAt?.S,
-    lastSeenAt: item.lastSeenAt?.S ?? null,
-    protocol: protocol === undefined ? null : Number(protocol),
-    features: jsonOf("a host", z.array(z.string()), item, "features"),
-    facts: facts === undefined ? null : jsonOf("a host", hostFactsSchema, item, "facts"),
-    ...(item.openJournals === undefined
-      ? {}
-      : { openJournals: jsonOf("a host", openJournalsSchema, item, "openJournals") }),
-    ...(item.shuttingUntil?.S === undefined ? {} : { shuttingUntil: item.shuttingUntil.S }),
-  });
 };

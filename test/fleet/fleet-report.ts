@@ -42,7 +42,7 @@ export function report(runs: readonly RunFigures[], options: { seed: number; lim
       ? []
       : [
           row(
-            `one migration, ${largest.many.hosts} hosts emptied at once, probe included`,
+            `one migration, ${largest.many.hosts} hosts emptied at once`,
             largest.hosts,
             ...use(largest.many.perMigration),
           ),

@@ -98,7 +98,12 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
     say(`idle: ${idle.requests.toFixed(0)} requests a minute`);
 
     const ids: string[] = [];
-    const empty = async (names: readonly string[], during: () => Promise<void> = async () => {}) => {
+    /** `beside`: what else was asked of the store meanwhile, by the end of it. */
+    const empty = async (
+      names: readonly string[],
+      during: () => Promise<void> = async () => {},
+      beside: () => Promise<StoreUse> = async () => nothing,
+    ) => {
       const before = await control.storeCounts();
       const fromMs = machineMs();
       const [own] = await Promise.all([fleet.evacuate(names, options.limits), during()]);
@@ -107,6 +112,7 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
       const ms = machineMs() - fromMs;
       ids.push(...own);
       const after = await control.storeCounts();
+      const other = await beside();
       const spans = (await pool.look()).flatMap((look) => look.spans).filter((span) => span.fromMs >= fromMs);
       const domains = ended.flatMap((each) => each.domains);
       const moved = domains.filter(({ state }) => state === "moved").length;
@@ -125,7 +131,7 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
         perMigration:
           after.requests < before.requests || moved === 0
             ? null
-            : scaled(less(usedBetween(before, after), scaled(idle, ms / 60_000)), 1 / moved),
+            : scaled(less(less(usedBetween(before, after), scaled(idle, ms / 60_000)), other), 1 / moved),
       };
       say(`emptied ${names.length}: ${moved} of ${domains.length} moved in ${(ms / 1_000).toFixed(1)} s`);
       return figures;
@@ -136,7 +142,13 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
     let crash: RunFigures["crash"] = null;
     if (options.evacuate > 0) {
       const { layout } = fleet;
+      const [beforeProbe, probeMs] = [await control.storeCounts(), performance.now()];
       const idleApi = await probe(control, layout, { rounds: idleRounds, seed: options.seed });
+      const withIdle = usedBetween(beforeProbe, await control.storeCounts());
+      const probeRound = scaled(
+        less(withIdle, scaled(idle, (performance.now() - probeMs) / 60_000)),
+        1 / idleApi["GET /v1/hosts"].count,
+      );
       const enough = new AbortController();
       const busy = await CpuMeter.start(fleet);
       const probing = probe(control, layout, {
@@ -144,8 +156,10 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
         seed: options.seed,
         signal: enough.signal,
       });
-      const figures = await empty(fleet.chosen(options.evacuate, 1));
-      enough.abort();
+      const figures = await empty(fleet.chosen(options.evacuate, 1), undefined, async () => {
+        enough.abort();
+        return scaled(probeRound, (await probing)["GET /v1/hosts"].count);
+      });
       many = { ...figures, cpu: await busy.stop(), idleApi, busyApi: await probing };
     }
     if (options.crash && options.evacuate > 0) {
@@ -254,6 +268,8 @@ function less(use: StoreUse, other: StoreUse): StoreUse {
     byOperation: Object.fromEntries(operations),
   };
 }
+
+const nothing: StoreUse = { requests: 0, bytes: 0, byOperation: {} };
 
 const scaled = ({ requests, bytes, byOperation }: StoreUse, by: number): StoreUse => ({
   requests: requests * by,

@@ -27,6 +27,9 @@ const { values } = parseArgs({
   },
 });
 
+// An interrupted run ends its processes: they go with this one, by the kernel and by their channel.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(130));
+
 const hosts = Number(values.hosts);
 const domains = Number(values.domains);
 const common = {
