@@ -4,7 +4,7 @@
  */
 import { evacuationSummary } from "../core/evacuation-state.ts";
 import { pageRowsMax } from "../core/limits.ts";
-import type { Ports } from "../ports.ts";
+import type { Page, Ports } from "../ports.ts";
 import { type EvacuationRow, evacuationRow } from "./evacuation-resource.ts";
 import { type MigrationRow, migrationRow } from "./migration-resource.ts";
 
@@ -13,6 +13,9 @@ export type LiveRow = { name: "migration"; data: MigrationRow } | { name: "evacu
 type Stores = Pick<Ports, "migrations" | "evacuations">;
 
 const page = { limit: pageRowsMax, cursor: null, active: true };
+
+/** A list has the newest first, and where it is full nothing is known of those before: they are no more read one by one than listed. */
+const listedFrom = ({ items, cursor }: Page<{ id: string }>) => (cursor === null ? "" : (items.at(-1)?.id ?? ""));
 
 export class LiveRows {
   readonly #stores: Stores;
@@ -34,7 +37,9 @@ export class LiveRows {
       ...moving.items.map((item) => ({ name: "migration" as const, data: migrationRow(item) })),
     ].filter(({ data }) => this.#id === null || data.id === this.#id);
     const there = new Set(active.map(({ data }) => data.id));
-    const gone = [...this.#told.keys()].filter((id) => !there.has(id));
+    const gone = [...this.#told.keys()].filter(
+      (id) => !there.has(id) && id >= listedFrom(id.startsWith("e_") ? draining : moving),
+    );
     const ended = await Promise.all(gone.map((id) => this.#lastOf(id)));
     const rows = [...active, ...ended.filter((row) => row !== null)];
     return rows.filter((row) => this.#isNews(row));
@@ -48,7 +53,7 @@ export class LiveRows {
     return isNews;
   }
 
-  /** Null: the index is behind, or the list was too long for it; it stays what it was. */
+  /** Null: it is no more; it stays what it was. */
   async #lastOf(id: string): Promise<LiveRow | null> {
     if (id.startsWith("e_")) {
       const state = await this.#stores.evacuations.load(id);
