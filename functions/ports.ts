@@ -170,6 +170,8 @@ export interface ShutdownStore {
   /** All that stands for its host then; null: not kept, its host has said too many lately. */
   keep(shutdown: HostShutdown): Promise<HostShutdown[] | null>;
   list(): Promise<HostShutdown[]>;
+  /** Its shim has begun anew: what was not withdrawn stands from now on only if it is said again. */
+  doubt(hostId: string, at: string): Promise<void>;
   forget(shutdown: Pick<HostShutdown, "hostId" | "requestId">): Promise<void>;
 }
 

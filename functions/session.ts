@@ -142,13 +142,15 @@ async function hello(
       action: enrolAgain,
       retry: "person",
     });
+  // A shim that begins anew says at once what still stands: nothing, where the host has been down meanwhile.
+  const isAnew = message.renews === undefined && host.shuttingUntil !== undefined;
+  if (isAnew) await ports.shutdowns.doubt(host.id, ports.clock.now());
   await ports.hosts.seen(host.id, {
     at: ports.clock.now(),
     protocol,
     features: message.features,
     facts: message.facts,
-    // A shim that begins anew says at once what still stands: nothing, where the host has been down meanwhile.
-    ...(message.renews === undefined && host.shuttingUntil !== undefined ? { shuttingUntil: null } : {}),
+    ...(isAnew ? { shuttingUntil: null } : {}),
   });
   const opened: Session = { ...session, session: ports.ids.ulid() };
   const welcome: DownMessage = {

@@ -2,7 +2,8 @@
  * A host's own word that somebody has asked it to shut down, as it is kept from the socket to the minute's look, and what is to be done with it. Pure.
  *
  * What was withdrawn stays withdrawn, in whatever order the two are heard: messages overtake each other. Nobody is told of a shutdown whose time is up:
- * an evacuation that could begin nothing only cordons a host.
+ * an evacuation that could begin nothing only cordons a host. A shim that begins anew may be that of a host that has been down: what it does not say again
+ * counts as taken back.
  */
 import * as z from "zod/mini";
 import { hostIdSchema } from "#protocol/identity";
@@ -16,6 +17,8 @@ export const shutdownsPerHostMax = 20;
 export const withdrawnToldMs = 5 * 60_000;
 /** How long it is kept after its time: the same request that comes late must not look new. */
 export const shutdownKeptMs = 10 * 60_000;
+/** How long a shim that has begun anew has for saying again what still stands: it does so in its first seconds. */
+export const saidAgainMsMax = 90_000;
 
 export const hostShutdownSchema = z.object({
   hostId: hostIdSchema,
@@ -27,6 +30,8 @@ export const hostShutdownSchema = z.object({
   /** Until then the host surely runs. */
   deadlineAt: z.string(),
   withdrawnAt: z.nullable(z.string()),
+  /** Since then its host's shim has begun anew and has not said it again; absent: it stands as it was said. */
+  doubtedAt: z.optional(z.string()),
 });
 export type HostShutdown = z.infer<typeof hostShutdownSchema>;
 
@@ -35,13 +40,19 @@ export type ShutdownStep = "fire" | "resolve" | "wait" | "forget";
 
 export function stepOfShutdown(shutdown: HostShutdown, nowMs: number): ShutdownStep {
   const deadlineMs = Date.parse(shutdown.deadlineAt);
-  if (shutdown.withdrawnAt !== null) {
-    const withdrawnMs = Date.parse(shutdown.withdrawnAt);
-    if (nowMs < withdrawnMs + withdrawnToldMs) return "resolve";
-    return nowMs < Math.max(deadlineMs, withdrawnMs) + shutdownKeptMs ? "wait" : "forget";
+  const overMs = overSinceMs(shutdown);
+  if (overMs !== null) {
+    if (nowMs < overMs) return "wait";
+    if (nowMs < overMs + withdrawnToldMs) return "resolve";
+    return nowMs < Math.max(deadlineMs, overMs) + shutdownKeptMs ? "wait" : "forget";
   }
   if (nowMs < deadlineMs) return "fire";
   return nowMs < deadlineMs + shutdownKeptMs ? "wait" : "forget";
+}
+
+function overSinceMs({ withdrawnAt, doubtedAt }: HostShutdown): number | null {
+  if (withdrawnAt !== null) return Date.parse(withdrawnAt);
+  return doubtedAt === undefined ? null : Date.parse(doubtedAt) + saidAgainMsMax;
 }
 
 /** Of what stands for a host, what is over and may go, and whether one more has room. */

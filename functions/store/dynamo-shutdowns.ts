@@ -7,7 +7,7 @@
  */
 import { type HostShutdown, hostShutdownSchema, roomForShutdown } from "#core/host-shutdown";
 import type { ShutdownStore } from "../ports.ts";
-import { type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
+import { type Condition, type DynamoTable, type Item, itemDoesNotExist } from "./dynamo-table.ts";
 import { bodyText, jsonOf } from "./stored-item.ts";
 
 const partition = "SHUTDOWNS";
@@ -15,6 +15,7 @@ const keyOf = ({ hostId, requestId }: Pick<HostShutdown, "hostId" | "requestId">
   pk: partition,
   sk: `${hostId}#${requestId}`,
 });
+const isNotWithdrawn: Condition = { expression: "attribute_not_exists(withdrawn)" };
 /** The broom comes this long after the time is up: clocks differ. */
 const ttlSlackMs = 60 * 60_000;
 
@@ -30,7 +31,8 @@ export class DynamoShutdowns implements ShutdownStore {
     const { requestId, withdrawnAt } = shutdown;
     const standing = await this.#of(shutdown.hostId);
     const known = standing.find((each) => each.requestId === requestId);
-    if (known !== undefined && (withdrawnAt === null || known.withdrawnAt !== null)) return standing;
+    const isDoubted = known?.doubtedAt !== undefined;
+    if (known !== undefined && (known.withdrawnAt !== null || (withdrawnAt === null && !isDoubted))) return standing;
     if (known === undefined) {
       const { over, hasRoom } = roomForShutdown(standing, Date.parse(shutdown.at));
       if (!hasRoom) return null;
@@ -38,7 +40,7 @@ export class DynamoShutdowns implements ShutdownStore {
     }
     const item = itemOf(what, shutdown);
     // Refused: somebody has said the same, or withdrawn it, between the look and this; the first word on each stands.
-    const condition = withdrawnAt === null ? itemDoesNotExist : { expression: "attribute_not_exists(withdrawn)" };
+    const condition = withdrawnAt === null && !isDoubted ? itemDoesNotExist : isNotWithdrawn;
     await this.#table.put(what, item, condition);
     return this.#of(shutdown.hostId);
   }
@@ -47,6 +49,14 @@ export class DynamoShutdowns implements ShutdownStore {
     const what = `the shutdowns of host ${hostId}`;
     const items = await this.#table.partition(what, partition, `${hostId}#`);
     return items.map((item) => jsonOf(what, hostShutdownSchema, item, "body"));
+  }
+
+  async doubt(hostId: string, at: string): Promise<void> {
+    const what = `the shutdowns of host ${hostId}`;
+    // Refused: it was withdrawn at this moment.
+    for (const each of await this.#of(hostId))
+      if (each.withdrawnAt === null && each.doubtedAt === undefined)
+        await this.#table.put(what, itemOf(what, { ...each, doubtedAt: at }), isNotWithdrawn);
   }
 
   async list(): Promise<HostShutdown[]> {

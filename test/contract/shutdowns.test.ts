@@ -23,7 +23,9 @@ const shutdown = (hostId: string, fields: Partial<HostShutdown> = {}): HostShutd
 });
 const newHost = () => `h_${ulid()}`;
 const of = async (store: ShutdownStore, hostId: string) =>
-  (await store.list()).filter((each) => each.hostId === hostId);
+  (await store.list())
+    .filter((each) => each.hostId === hostId)
+    .sort((one, other) => (one.requestId < other.requestId ? -1 : 1));
 
 const cases: Record<string, (store: ShutdownStore) => Promise<void>> = {
   "the same request is kept once, as it was first heard": async (store) => {
@@ -49,6 +51,21 @@ const cases: Record<string, (store: ShutdownStore) => Promise<void>> = {
     const withdrawnAt = iso(startMs + 1);
     await Promise.all([null, withdrawnAt, null].map((at) => store.keep(shutdown(hostId, { withdrawnAt: at }))));
     assert.deepEqual(await of(store, hostId), [shutdown(hostId, { withdrawnAt })]);
+  },
+  "what is doubted stands again when it is said again, and what was withdrawn is not doubted": async (store) => {
+    const hostId = newHost();
+    const at = iso(startMs + 1);
+    const withdrawn = shutdown(hostId, { requestId: "at-2", withdrawnAt: at });
+    await store.keep(shutdown(hostId));
+    await store.keep(withdrawn);
+    for (const doubtedAt of [at, iso(startMs + 2)]) await store.doubt(hostId, doubtedAt);
+    assert.deepEqual(await of(store, hostId), [withdrawn, shutdown(hostId, { doubtedAt: at })]);
+    await store.keep(shutdown(hostId));
+    assert.deepEqual(await of(store, hostId), [withdrawn, shutdown(hostId)]);
+    await store.doubt(hostId, at);
+    await store.keep(shutdown(hostId, { withdrawnAt: at }));
+    await store.keep(shutdown(hostId));
+    assert.deepEqual(await of(store, hostId), [withdrawn, shutdown(hostId, { withdrawnAt: at })]);
   },
   "hosts and requests are kept apart, and forgotten one by one, again without harm": async (store) => {
     const [one, other] = [newHost(), newHost()];

@@ -14,13 +14,20 @@ export class MemoryShutdowns implements ShutdownStore {
       if (!hasRoom) return null;
       for (const each of over) await this.forget(each);
     }
-    if (known === undefined || (shutdown.withdrawnAt !== null && known.withdrawnAt === null))
+    const isNews = shutdown.withdrawnAt !== null || known?.doubtedAt !== undefined;
+    if (known === undefined || (isNews && known.withdrawnAt === null))
       this.#shutdowns.set(keyOf(shutdown), structuredClone(shutdown));
     return structuredClone(this.#of(shutdown));
   }
 
   #of({ hostId }: HostShutdown): HostShutdown[] {
     return [...this.#shutdowns.values()].filter((each) => each.hostId === hostId);
+  }
+
+  async doubt(hostId: string, at: string): Promise<void> {
+    for (const [key, each] of this.#shutdowns)
+      if (each.hostId === hostId && each.withdrawnAt === null && each.doubtedAt === undefined)
+        this.#shutdowns.set(key, { ...each, doubtedAt: at });
   }
 
   async list(): Promise<HostShutdown[]> {

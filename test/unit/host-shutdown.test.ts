@@ -5,6 +5,7 @@ import { describe, test } from "node:test";
 import {
   eventOfShutdown,
   type HostShutdown,
+  saidAgainMsMax,
   shutdownKeptMs,
   shutdownsPerHostMax,
   stepOfShutdown,
@@ -165,6 +166,43 @@ describe("from the socket to an evacuation", () => {
     await fleet.rules.runner.tick();
     const state = await fleet.ports.evacuations.load(evacuation?.id ?? "");
     assert.ok(state?.status !== "running", `it is ${state?.status}`);
+  });
+
+  test("a host that is back is not emptied for the shutdown that it has come back from", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    await fleet.hello();
+    await fleet.say(said());
+    // It was off before the timer looked.
+    fleet.pass(minuteMs);
+    await fleet.rules.runner.tick();
+    assert.deepEqual(await fleet.evacuations(), []);
+    await fleet.hello();
+    for (let minutes = 0; minutes < 15; minutes += 1) {
+      fleet.pass(minuteMs);
+      await fleet.say({ type: "heartbeat" });
+      await fleet.rules.runner.tick();
+    }
+    assert.deepEqual(await fleet.evacuations(), []);
+    assert.equal((await fleet.ports.hosts.byId(hostId(1)))?.cordoned, false);
+  });
+
+  test("what a host still says when its shim begins anew goes on; what it does not say again is taken back", async () => {
+    for (const isSaidAgain of [true, false]) {
+      const fleet = await fleetOfTwo();
+      await fleet.write();
+      await fleet.hello();
+      await fleet.say(said());
+      await fleet.rules.runner.tick();
+      await fleet.hello();
+      if (isSaidAgain) await fleet.say(said());
+      fleet.pass(saidAgainMsMax);
+      await fleet.say({ type: "heartbeat" });
+      for (let looks = 0; looks < 2; looks += 1) await fleet.rules.runner.tick();
+      const [evacuation, ...others] = await fleet.evacuations();
+      assert.deepEqual(others, []);
+      assert.equal(evacuation?.status === "running", isSaidAgain);
+    }
   });
 
   test("a withdrawal that overtakes its request is the last word", async () => {
