@@ -23,7 +23,12 @@ export interface EventsWatch {
   /** A sign of life after so long without any event. */
   idleMs: number;
   carrier?: EventsCarrier | undefined;
+  /** Whether whoever opened it may still hear: a token that was revoked or has expired opens nothing any more. */
+  mayHear(): Promise<boolean>;
 }
+
+/** How often that is asked: one request each time, and what is revoked is told little more. */
+const mayHearMs = 15_000;
 
 /** Opens the stream; it ends when the client leaves, or in good order when its carrier has had enough. */
 export function eventsStream(watch: EventsWatch): ReadableStream<Uint8Array> {
@@ -46,10 +51,15 @@ async function* texts(watch: EventsWatch, left: AbortSignal): AsyncGenerator<str
     // An id without data: a client that is cut off before the first event comes back to here.
     yield `retry: ${isWhole ? longPollRetryMs : idleMs}\nid: ${place.id}\n\n`;
     let quietMs = 0;
+    let admittedMs = Date.parse(ports.clock.now());
     // A look into a long past makes about twice as many requests.
     for (let looks = 1; ; looks += place.isBehind ? 2 : 1) {
       let isNews = false;
       const nowMs = Date.parse(ports.clock.now());
+      if (nowMs - admittedMs >= mayHearMs) {
+        if (!(await watch.mayHear())) return;
+        admittedMs = nowMs;
+      }
       for await (const { event } of place.read(ports.chronicle, nowMs, ({ event }) => wants(event))) {
         if (left.aborted) return;
         isNews = true;

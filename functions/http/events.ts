@@ -1,9 +1,11 @@
 /** What happened, for consoles and the audit trail: as a page, or as a stream that goes on. */
 import * as z from "zod/mini";
+import { Fault } from "#protocol/fault";
 import { type ChronicleEntry, eventIdSchema } from "../core/chronicle-event.ts";
 import { positionAt, positionPattern } from "../core/chronicle-position.ts";
 import { chronicleRowsMax } from "../core/limits.ts";
 import type { Chronicle } from "../ports.ts";
+import { authenticate } from "./auth.ts";
 import type { AppDeps } from "./deps.ts";
 import { eventLineSchema, eventPageSchema } from "./event-resource.ts";
 import { filterOf } from "./events-filter.ts";
@@ -46,6 +48,16 @@ async function pageOfLines(
   }
   return { items, cursor };
 }
+
+/** Whether this credential opens anything now. Throws `Fault` `store.unreachable`. */
+const isKnown = (deps: AppDeps, authorization: string | undefined): Promise<boolean> =>
+  authenticate(deps, authorization).then(
+    () => true,
+    (error: unknown) => {
+      if (error instanceof Fault && error.code !== "store.unreachable") return false;
+      throw error;
+    },
+  );
 
 export function eventRoutes(deps: AppDeps): Route[] {
   const { ports } = deps;
@@ -115,6 +127,7 @@ export function eventRoutes(deps: AppDeps): Route[] {
         }
         const fromMs = sinceMs ?? Date.parse(ports.clock.now());
         const place = Place.after(context.req.header("last-event-id")) ?? Place.since(fromMs);
+        const authorization = context.req.header("authorization");
         const stream = eventsStream({
           ports,
           place,
@@ -123,6 +136,7 @@ export function eventRoutes(deps: AppDeps): Route[] {
           pollMs: deps.eventsPollMs ?? eventsPollMs,
           idleMs: deps.eventsIdleMs ?? eventsIdleMs,
           carrier: deps.eventsCarrier,
+          mayHear: () => isKnown(deps, authorization),
         });
         return new Response(stream, { headers: eventStreamHeaders });
       },

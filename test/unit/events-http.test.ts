@@ -179,10 +179,10 @@ const appWith = (eventsCarrier?: EventsCarrier) =>
   });
 
 /** Opens the stream and reads it as a client does. */
-async function open(query = "", lastEventId?: string, carrier?: EventsCarrier) {
+async function open(query = "", lastEventId?: string, carrier?: EventsCarrier, token = adminToken) {
   const response = await appWith(carrier).request(`http://api.test/v1/events${query}`, {
     headers: {
-      authorization: `Bearer ${adminToken}`,
+      authorization: `Bearer ${token}`,
       accept: "text/event-stream",
       ...(lastEventId === undefined ? {} : { "last-event-id": lastEventId }),
     },
@@ -369,6 +369,22 @@ describe("the stream of everything", () => {
     const stream = await open("?live=false", undefined, { delivers: "events", msMax: 60 });
     assert.deepEqual(await stream.rest(), []);
     assert.notEqual(stream.place, undefined);
+  });
+
+  test("a token that is revoked hears nothing more", async () => {
+    const made = await fleet.ask("/v1/api-tokens", { body: { name: "ann" } });
+    const { id, token } = z.object({ id: z.string(), token: z.string() }).parse(await made.json());
+    const stream = await open("?live=false", undefined, undefined, token);
+    await cordon(true);
+    assert.notEqual(await stream.next(), null);
+    fleet.pass(20_000);
+    await cordon(false);
+    assert.notEqual(await stream.next(), null, "a token that holds hears on");
+    assert.equal((await fleet.ask(`/v1/api-tokens/${id}`, { method: "DELETE" })).status, 204);
+    fleet.pass(20_000);
+    await cordon(true);
+    const rest = (await stream.rest()).map(({ data }) => data).join();
+    assert.ok(!rest.includes("PATCH"), rest);
   });
 
   test("a store that fails ends it; the client resumes", async () => {
