@@ -50,9 +50,11 @@ export interface ShutdownPlan {
   /** The budget of the standing request is over, or it was never held. */
   isOver: boolean;
   locks: boolean;
+  /** Requests that were withdrawn since this process began. */
+  withdrawals: number;
 }
 
-export const quietPlan: ShutdownPlan = { request: null, isOver: false, locks: false };
+export const quietPlan: ShutdownPlan = { request: null, isOver: false, locks: false, withdrawals: 0 };
 
 export interface PlanChange {
   plan: ShutdownPlan;
@@ -71,23 +73,24 @@ export function planShutdown(
   seen: { nowMs: number; occupancy: Occupancy; shutting: Shutting; budgetMs: number },
 ): PlanChange {
   const { nowMs, occupancy, budgetMs } = seen;
-  const request = requestNow(before.request, seen);
+  const request = requestNow(before, seen);
   const isSame = request?.requestId === before.request?.requestId;
   const isOccupied = occupancy.domains.length > 0 || occupancy.journals > 0;
   const isOver = request !== null && nowMs >= request.untilMs;
   const locks = budgetMs > 0 && isOccupied && !isOver;
   const givenUp =
     isOver && isOccupied && before.locks && !locks ? givenUpCause(occupancy, nowMs - request.dueMs) : null;
+  const withdrawn = isSame ? null : before.request;
   return {
-    plan: { request, isOver, locks },
+    plan: { request, isOver, locks, withdrawals: before.withdrawals + (withdrawn === null ? 0 : 1) },
     requested: isSame ? null : request,
-    withdrawn: isSame ? null : before.request,
+    withdrawn,
     givenUp,
   };
 }
 
 function requestNow(
-  standing: ShutdownRequest | null,
+  { request: standing, withdrawals }: ShutdownPlan,
   { nowMs, shutting, budgetMs }: Pick<Parameters<typeof planShutdown>[1], "nowMs" | "shutting" | "budgetMs">,
 ): ShutdownRequest | null {
   const { preparing, kind, scheduledMs, delayMsMax } = shutting;
@@ -104,8 +107,12 @@ function requestNow(
     return seenNow(`now-${nowMs}`, nowMs);
   }
   if (scheduledMs === null) return null;
-  const requestId = `at-${scheduledMs}-${(kind ?? "").replaceAll(/[^a-z-]/g, "")}`.slice(0, 40);
-  return standing?.requestId === requestId ? standing : seenNow(requestId, scheduledMs);
+  const isStanding = standing?.dueMs === scheduledMs && standing.kind === kind && standing.requestId.startsWith("at-");
+  if (standing !== null && isStanding) return standing;
+  // The same after a restart of this process; but another one once something was withdrawn, for what is withdrawn stays so wherever it was heard.
+  const again = withdrawals === 0 ? "" : `${withdrawals}-`;
+  const requestId = `at-${scheduledMs}-${again}${(kind ?? "").replaceAll(/[^a-z-]/g, "")}`.slice(0, 40);
+  return seenNow(requestId, scheduledMs);
 }
 
 /** From now on: how long the host surely still runs, for the control plane to use. */

@@ -108,6 +108,21 @@ describe("requests", () => {
     assert.equal(restarted.requested?.requestId, one.requested?.requestId);
   });
 
+  test("scheduled for the same time after it was cancelled is another: who heard of the withdrawal must hear of it", () => {
+    const shutting = { scheduledMs: startMs + 60 * minuteMs, kind: "reboot" };
+    const ids = new Set<string | undefined>();
+    let { plan } = step(quietPlan, 0);
+    for (let times = 0; times < 30; times += 1) {
+      const asked = step(plan, 2 * times, { shutting });
+      ids.add(asked.requested?.requestId);
+      assert.ok(shutdownIdSchema.safeParse(asked.requested?.requestId).success);
+      const stands = step(asked.plan, 2 * times + 1, { shutting });
+      assert.deepEqual([stands.requested, stands.withdrawn], [null, null]);
+      ({ plan } = step(stands.plan, 2 * times + 1));
+    }
+    assert.equal(ids.size, 30);
+  });
+
   test("a host without domains tells of its shutdown as well", () => {
     assert.ok(step(quietPlan, 0, { occupancy: empty, shutting: { preparing: true } }).requested);
   });
