@@ -33,7 +33,7 @@ export function looked(draft: Draft, event: Looked): Draft {
   const others = new Set(event.running.map(({ domainUuid }) => domainUuid));
   const weighed = event.plan.blocked.reduce(
     (next, blocked) => (others.has(blocked.domainUuid) ? next : weigh(next, blocked)),
-    gated,
+    patient(gated, event),
   );
   const { draft: started, unfit } = start(weighed, event, others);
   return tooLate(started, unfit);
@@ -79,6 +79,18 @@ const startable = (each: EvacuationDomain): boolean =>
 
 const isBackingOff = ({ notBefore }: EvacuationDomain, atMs: number): boolean =>
   notBefore !== null && Date.parse(notBefore) > atMs;
+
+/** While something leaves home, who is blocked by nothing else waits for that, however long it takes: his patience begins when it has left. */
+function patient(draft: Draft, { plan, running }: Looked): Draft {
+  const { kind, host, domains } = draft.state;
+  if (kind === "evacuate" || !running.some(({ sourceId }) => sourceId === host.id)) return draft;
+  const blocked = new Set(plan.blocked.map(({ domainUuid }) => domainUuid));
+  return domains
+    .filter(
+      ({ state, waitsSince, domain }) => state === "waiting" && waitsSince !== undefined && !blocked.has(domain.uuid),
+    )
+    .reduce((next, { domain }) => unheld(next, domain.uuid), draft);
+}
 
 /** What the planner says is in the way of a domain: waited for with patience, or stated as the reason why it stays. */
 function weigh(draft: Draft, { domainUuid, blocker }: BlockedDomain): Draft {

@@ -128,6 +128,29 @@ describe("restores whose domains stand in each other's way", () => {
     }
   });
 
+  test("what waited before something left home has its patience anew when that has left", async () => {
+    const fleet = await crossed();
+    const id = await restore(fleet, 1);
+    for (let minutes = 0; minutes < 2; minutes += 1) await fleet.minute();
+    assert.ok((await loaded(fleet, id)).domains[0]?.waitsSince !== undefined);
+    await fleet.ask("/v1/migrations", { body: { domain: "web2", destination: "host3" } });
+    const [item] = (await fleet.ports.migrations.list({ limit: 200, cursor: null, active: true })).items;
+    // The command is lost for a while.
+    const { tick } = fleet.runner;
+    fleet.runner.tick = async () => 0;
+    for (let minutes = 0; minutes < 12; minutes += 1) await fleet.minute();
+    fleet.runner.tick = tick;
+    // It has left, and the inventories do not show it yet.
+    while ((await fleet.ports.migrations.load(item?.id ?? ""))?.status === "running") {
+      await fleet.serve();
+      await fleet.runner.tick();
+    }
+    await fleet.evacuations.tick();
+    assert.equal((await loaded(fleet, id)).status, "running");
+    await fleet.live();
+    assert.deepEqual(await fleet.places(), { web1: "host1", web2: "host3" });
+  });
+
   test("a refused stop is not tried: the other one stops over", async () => {
     const fleet = await crossed();
     const { query } = fleet.ports.sockets;
