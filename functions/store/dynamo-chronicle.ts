@@ -81,7 +81,7 @@ export class DynamoChronicle implements Chronicle {
       const limit = page.limit - entries.length;
       const items = await this.#table.range(what, index, { ...page, after, before, limit });
       for (const item of items) {
-        const entry = entryOf(item);
+        const entry = entryAmong(item);
         if (entry !== null) entries.push(entry);
       }
       const last = items.at(-1);
@@ -98,4 +98,13 @@ function entryOf(item: Item): ChronicleEntry | null {
   const typed = jsonOf(what, typedSchema, item, "row");
   if (!knownTypes.has(typed.type)) return null;
   return { at: textOf(what, item, "newestSort"), event: decoded(what, chronicleEventSchema, typed) };
+}
+
+/**
+ * Among others. Null also for one in newer words: since each is checked before it is written (`lineText`), none is merely bad, and who went back to an older version
+ * would have all its readers stand before it for good.
+ */
+function entryAmong(item: Item): ChronicleEntry | null {
+  const event = chronicleEventSchema.safeParse(jsonOf(what, typedSchema, item, "row"));
+  return event.success ? { at: textOf(what, item, "newestSort"), event: event.data } : null;
 }

@@ -53,14 +53,22 @@ await onEachDynamo("the chronicle", (started) => {
     await chronicle.append(event);
     const item = await table.get("a line", { pk: `EVENT#${event.id}`, sk: "EVENT" });
     assert.equal(item?.ttl?.N, String((nowMs + chronicleKeptMs) / 1000));
-    const newer = {
-      pk: { S: "EVENT#newer" },
-      sk: { S: "EVENT" },
-      row: { S: JSON.stringify({ ...event, id: "newer", type: "dev.vmferry.moon.landed" }) },
-      newestOf: { S: "EVENTS" },
-      newestSort: { S: ids.ulid() },
+    const newer: Record<string, object> = {
+      type: { ...event, type: "dev.vmferry.moon.landed" },
+      // Of a version that was gone back from, or that is not everywhere yet.
+      words: { ...event, data: { ...event.data, admin: "of the night" } },
     };
-    await table.put("a line", newer, { expression: "attribute_not_exists(pk)" });
+    for (const [id, line] of Object.entries(newer)) {
+      const stored = {
+        pk: { S: `EVENT#${id}` },
+        sk: { S: "EVENT" },
+        row: { S: JSON.stringify({ ...line, id }) },
+        newestOf: { S: "EVENTS" },
+        newestSort: { S: ids.ulid() },
+      };
+      await table.put("a line", stored, { expression: "attribute_not_exists(pk)" });
+    }
+    await assert.rejects(chronicle.find("words"), { code: "internal" }, "who asks for it is told");
     assert.equal((await chronicle.before({ at: null, limit: 1 }))[0]?.event.id, event.id);
   });
 
