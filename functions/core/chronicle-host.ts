@@ -17,12 +17,15 @@ export const hostEnrolled = (
   data: { host: { id: host.id, name: host.name }, joinToken },
 });
 
-/** `path` without its query, which may say anything. */
+/** A whole token where only its id belongs, as people paste it: what is kept is its beginning. Tokens of all kinds, and webhooks' secrets. */
+const secretIn = /\b(vm[jk]_[0-9A-Z]{26}_|vm[a-z]_|whsec_)[\w%+=-]{20,}/g;
+
+/** `path` without its query, which may say anything, and without secrets (I9). */
 export function requestReceived(
   request: EventOf<"dev.vmferry.request.received">["data"],
   at: string,
 ): EventOf<"dev.vmferry.request.received"> {
-  const path = cut(request.path, pathCharsMax);
+  const path = cut(request.path.replaceAll(secretIn, "$1..."), pathCharsMax);
   return {
     ...eventHead(`q_${request.requestId}`, path, at),
     type: "dev.vmferry.request.received",

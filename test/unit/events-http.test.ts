@@ -122,6 +122,17 @@ describe("what is written down of requests", () => {
     ]);
   });
 
+  test("without a token that somebody has pasted whole where its id belongs", async () => {
+    const made = await fleet.ask("/v1/api-tokens", { body: { name: "ann" } });
+    const { id, token } = z.object({ id: z.string(), token: z.string() }).parse(await made.json());
+    assert.equal((await fleet.ask(`/v1/api-tokens/${token}`, { method: "DELETE" })).status, 404);
+    const rule = `vmt_${token.slice(-43)}`;
+    assert.equal((await fleet.ask(`/v1/rules/disk/credentials/${rule}`, { method: "DELETE" })).status, 404);
+    const paths = (await received()).slice(1);
+    assert.deepEqual(paths, [`DELETE /v1/api-tokens/vmk_${id}_...`, "DELETE /v1/rules/disk/credentials/vmt_..."]);
+    assert.ok(!JSON.stringify(await page()).includes(token.slice(-43)));
+  });
+
   test("none of who was refused at the door, of what cannot be read, of what changes nothing", async () => {
     await fleet.ask("/v1/migrations", { body: { domain: "web", destination: "host2" }, token: null });
     await fleet.ask("/v1/migrations", { body: { nonsense: true } });
