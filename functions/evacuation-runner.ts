@@ -269,7 +269,7 @@ export function createEvacuationRunner(
     };
     // What had just arrived when this began may be shown nowhere yet: nobody has taken it.
     if (state.kind === "evacuate" || Date.parse(at) - Date.parse(state.createdAt) >= inventoryLagMsMax)
-      for (const event of strayed(next, seen.view, at)) apply(event);
+      for (const event of strayed(next, seen.view, at)) if (!isOnlyUnseen(next, event)) apply(event);
     const whole = evacuationPlan(next, seen.view, decide, seen.crossing);
     const plan = provenOnly(withWaiting(next, whole, seen.running), seen, around.asks !== null);
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
@@ -386,11 +386,13 @@ export function createEvacuationRunner(
       return claims.length;
     },
 
-    async migrationEnded({ id, source, destination }) {
+    async migrationEnded({ id, source, destination, origin }) {
       await guarded(id, async () => {
         const about = new Set([source.id, destination.id]);
         for (const { hostId, evacuationId } of await evacuations.claims()) {
-          const state = about.has(hostId) ? await evacuations.load(evacuationId) : null;
+          // On its way to a stop it is about another host than the one that it goes home to.
+          const mayBe = about.has(hostId) || evacuationId === origin?.evacuation;
+          const state = mayBe ? await evacuations.load(evacuationId) : null;
           // Hosts are not asked now: this may be the very message of one of them that waits to be taken.
           if (state?.domains.some(({ migrationId }) => migrationId === id) === true)
             await hearing.seeTo(evacuationId, null);
@@ -415,6 +417,13 @@ export function createRunners(
   const runner = createRunner(ports, undefined, (migration) => afterwards(() => evacuations.migrationEnded(migration)));
   const evacuations = createEvacuationRunner(ports, runner, memory);
   return { runner, evacuations };
+}
+
+/** No inventory shows it: one that stopped over a moment ago was taken from one and is not in the other yet. */
+function isOnlyUnseen({ domains }: EvacuationState, event: EvacuationEvent): boolean {
+  if (event.type !== "domainGone") return false;
+  const since = domains.find(({ domain }) => domain.uuid === event.domainUuid)?.stop?.at;
+  return since !== undefined && Date.parse(event.at) - Date.parse(since) < inventoryLagMsMax;
 }
 
 /** What a migration says of itself, without its place in the handshake. */

@@ -118,7 +118,7 @@ function arrived(
     homeId: destinationId,
     destinationId: null,
     migrationId: null,
-    stop: { fromId: homeId, migrationId },
+    stop: { fromId: homeId, migrationId, at: draft.at },
     triedIds: [],
     notBefore: null,
     reason: null,

@@ -192,6 +192,41 @@ describe("restores whose domains stand in each other's way", () => {
     );
   });
 
+  test("one that its old host does not show any more and its stop not yet is not taken for gone", async () => {
+    const fleet = await crossed();
+    const ids = [await restore(fleet, 1), await restore(fleet, 2)];
+    // Older than what inventories lag behind.
+    for (let minutes = 0; minutes < 3; minutes += 1) await fleet.minute();
+    const [item] = (await fleet.ports.migrations.list({ limit: 200, cursor: null, active: true })).items;
+    assert.equal(item?.destination.name, "host3");
+    const { domain, source } = item;
+    const row = (await fleet.ports.hosts.domainsOf(source.id)).find(({ uuid }) => uuid === domain.uuid);
+    assert.ok(row);
+    while ((await fleet.ports.migrations.load(item.id))?.status === "running") {
+      await fleet.serve();
+      await fleet.runner.tick();
+    }
+    await fleet.ports.hosts.putInventory(source.id, { full: false, domains: [], gone: [domain.uuid] });
+    for (let looks = 0; looks < 2; looks += 1) await fleet.evacuations.tick();
+    const { hostId: _, ...shown } = row;
+    await fleet.ports.hosts.putInventory(source.id, { full: false, domains: [shown], gone: [] });
+    await fleet.live();
+    assert.deepEqual(await fleet.places(), { web1: "host1", web2: "host2" });
+    for (const id of ids) assert.equal((await loaded(fleet, id)).status, "completed");
+  });
+
+  test("the end of a way to a stop is heard at once, though neither of its hosts is the one that is restored", async () => {
+    const fleet = await crossed();
+    const ids = [await restore(fleet, 1), await restore(fleet, 2)];
+    await fleet.evacuations.tick();
+    await fleet.work();
+    const states = await Promise.all(ids.map((id) => loaded(fleet, id)));
+    assert.deepEqual(
+      states.flatMap(({ domains }) => domains.flatMap(({ stop, homeId }) => (stop === undefined ? [] : [homeId]))),
+      [hostId(3)],
+    );
+  });
+
   test("a stop that the inventories do not show yet is not taken for somebody else's doing", async () => {
     const fleet = await crossed();
     await restore(fleet, 1);
