@@ -97,18 +97,21 @@ export class Round {
   }
 
   async #turn<T>(work: (untilMs: number) => Promise<T>): Promise<T | null> {
-    const { evacuations, clock, log } = this.#ports;
+    const { evacuations, log } = this.#ports;
     const holder = this.#holder;
+    // It lapses from when it was asked for, however long the answer took.
+    let askedMs = this.#nowMs();
     let taken = await evacuations.takeTurn(holder, turnMsMax);
     for (let tries = 1; taken === null; tries += 1) {
       if (tries >= turnTriesMax) return null;
       await new Promise((resolve) => setTimeout(resolve, turnPauseMs));
+      askedMs = this.#nowMs();
       taken = await evacuations.takeTurn(holder, turnMsMax);
     }
     // Others may have started something since this round's last turn.
     if (taken === "first") this.#forget();
     try {
-      return await work(Date.parse(clock.now()) + turnMsMax - commitMsMax);
+      return await work(askedMs + turnMsMax - commitMsMax);
     } catch (error) {
       // Whether the commit was written is not known.
       this.#forget();

@@ -113,6 +113,21 @@ describe("what a round remembers of others", () => {
     assert.deepEqual(await movesOf(one, second), ["moving"]);
   });
 
+  test("a turn that was long in coming is over so much earlier: it lapses from when it was asked for", async () => {
+    const { fleet, round } = await scene();
+    const { evacuations } = fleet.ports;
+    const takeTurn = evacuations.takeTurn.bind(evacuations);
+    evacuations.takeTurn = async (holder, lifeMs) => {
+      const taken = await takeTurn(holder, lifeMs);
+      fleet.pass(15_000);
+      return taken;
+    };
+    const askedMs = Date.parse(fleet.ports.clock.now());
+    const untilMs = await round().inTurn(async (until) => until);
+    // A commit takes up to 12 s.
+    assert.ok((untilMs ?? 0) - askedMs <= 30_000 - 12_000, `${(untilMs ?? 0) - askedMs} ms`);
+  });
+
   test("a read that was under way while another had the turn is not kept, nor an older version over a newer one", async () => {
     const { fleet, first, second, commit, round } = await scene();
     const [one, other] = [round(), round()];
