@@ -6,7 +6,9 @@ import { bundleMsKept, type Drift, type DriftHost, type DriftMigration, drifts, 
 import { pageRowsMax } from "./core/limits.ts";
 import { countInventory } from "./core/metric-inventory.ts";
 import type { MigrationState } from "./core/state.ts";
+import { tellEnd } from "./migration-told.ts";
 import type { MetricStore, MigrationSummary, Ports } from "./ports.ts";
+import { createTeller } from "./teller.ts";
 
 export interface Findings {
   at: string;
@@ -37,6 +39,7 @@ const tickEveryMinutes = 10;
 /** `metrics`: where the timer's look leaves the count of the domains that it has read anyway. */
 export function createReconciler(ports: Ports, metrics?: Pick<MetricStore, "putInventory">): Reconciler {
   const { clock, hosts, migrations, log, pace } = ports;
+  const tell = createTeller(ports);
 
   async function inventories(): Promise<DriftHost[]> {
     const now = clock.now();
@@ -105,6 +108,9 @@ export function createReconciler(ports: Ports, metrics?: Pick<MetricStore, "putI
       for (const { repair } of findings.drifts) {
         if (repair === null) continue;
         const { migrationId, domainUuid, hostIds } = repair;
+        // The timer of migrations finds by its lock what is not written down yet.
+        const state = await migrations.load(migrationId);
+        if (state !== null) await tellEnd(tell, state);
         await migrations.unpoint(hostIds, migrationId);
         await migrations.unlockDomain(domainUuid, migrationId);
         log.write("info", "drift repaired: a lock was left over", { migration: migrationId, domain: domainUuid });

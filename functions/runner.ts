@@ -12,7 +12,7 @@ import { receiptSignedText, ticketKindOf, ticketSignedText } from "#protocol/tic
 import { stands } from "./bundle-presence.ts";
 import { type BundleRequest, createBundleRunner, isBundleTask } from "./bundle-runner.ts";
 import type { BundleTask } from "./core/bundle-task.ts";
-import { migrationEnded, migrationStarted, migrationStranded } from "./core/chronicle-migration.ts";
+import { migrationStarted, migrationStranded } from "./core/chronicle-migration.ts";
 import { blobsOf, commandBody } from "./core/command-body.ts";
 import type { MigrationEvent, StoredReport } from "./core/event.ts";
 import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
@@ -22,6 +22,7 @@ import { persistentSteps } from "./core/retreat.ts";
 import { type BlobName, blobNames, type MigrationState, type Pending } from "./core/state.ts";
 import { ticketedKinds, ticketOf } from "./core/ticket.ts";
 import { transition } from "./core/transition.ts";
+import { tellEnd } from "./migration-told.ts";
 import type { Ports } from "./ports.ts";
 import { createTeller } from "./teller.ts";
 
@@ -125,12 +126,6 @@ export function createRunner(
       });
     });
 
-  /** One that ended before it began is told as begun as well: whoever counts what runs sees both. */
-  async function tellEnd(state: MigrationState): Promise<void> {
-    if (state.attempts.inspectSource === undefined) await tell(migrationStarted(state));
-    await tell(migrationEnded(state) ?? migrationStranded(state));
-  }
-
   async function send(state: MigrationState, pending: Pending, payloads: Payloads): Promise<void> {
     const command = await materialise(state, pending, payloads);
     await sockets.push(state[pending.side].id, { type: "command", command });
@@ -182,7 +177,7 @@ export function createRunner(
 
   /** Frees what an ended migration held. Each part may be repeated; the timer does so while the lock still stands, so its end is told first. */
   async function release(state: MigrationState, keep: Side | null): Promise<void> {
-    await tellEnd(state);
+    await tellEnd(tell, state);
     const sides = (["source", "destination"] as const).filter((side) => side !== keep);
     await migrations.unpoint(
       sides.map((side) => state[side].id),
@@ -338,7 +333,7 @@ export function createRunner(
     const state = await migrations.load(id);
     if (state === null) return [];
     if (state.step === "ended") {
-      await tellEnd(state);
+      await tellEnd(tell, state);
       await migrations.unpoint([hostId], id);
       return [];
     }

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, mock, test } from "node:test";
 import { driftReportSchema } from "#functions/http/drift";
 import { createReconciler } from "#functions/reconciler";
 import { receive } from "#functions/session";
+import { Fault } from "#protocol/fault";
 import { journalsMax } from "#protocol/limits";
 import { offeredFeatures, type UpMessage } from "#protocol/message";
 import { openJournals, sayOpenJournals } from "#shim/open-journals";
@@ -102,6 +103,24 @@ describe("drift in the stores", () => {
     await fleet.ask("/v1/migrations", { body: { domain: "web", destination: "host1" } });
     assert.equal(await reconciler().repair(await reconciler().look()), 0);
     assert.notEqual(await migrations.domainLock(webUuid), null);
+  });
+
+  test("what it lets go of was told: the timer of migrations would find it no more", async () => {
+    const { chronicle, migrations } = fleet.ports;
+    const { append } = chronicle;
+    const cut = new Fault({ code: "store.unreachable", cause: "c", action: "a", retry: "safe" });
+    chronicle.append = async (event) => {
+      if (event.type === "dev.vmferry.migration.ended") throw cut;
+      return append.call(chronicle, event);
+    };
+    const id = await moved();
+    await later(5);
+    await assert.rejects(reconciler().look().then(reconciler().repair), cut);
+    assert.notEqual(await migrations.domainLock(webUuid), null);
+    chronicle.append = append;
+    assert.equal(await reconciler().repair(await reconciler().look()), 1);
+    assert.equal(await migrations.domainLock(webUuid), null);
+    assert.notEqual(await chronicle.find(`${id}-ended`), null);
   });
 
   test("the timer works every tenth minute, logs what it finds and repairs what is safe", async () => {
