@@ -3,7 +3,13 @@
  * rules in its bundle), the timer looks each minute, and where rules are at hand they look at once.
  */
 import type { UpMessage } from "#protocol/message";
-import { eventOfShutdown, shutdownRequested, shuttingUntil, stepOfShutdown } from "./core/host-shutdown.ts";
+import {
+  eventOfShutdown,
+  type HostShutdown,
+  shutdownRequested,
+  shuttingUntil,
+  stepOfShutdown,
+} from "./core/host-shutdown.ts";
 import type { TriggerEvent } from "./core/trigger-event.ts";
 import type { Ports } from "./ports.ts";
 
@@ -31,7 +37,7 @@ export async function keepShutdown(
     });
     return false;
   }
-  await hosts.seen(hostId, { at, shuttingUntil: shuttingUntil(standing, Date.parse(at)) });
+  await close({ hosts, shutdowns }, hostId, { at, standing });
   log.write("info", `a host's shutdown was ${state}`, { host: hostId, request: requestId, kind, budgetMs });
   if (state === "requested") {
     const host = await hosts.byId(hostId);
@@ -39,6 +45,25 @@ export async function keepShutdown(
     if (host !== null) await chronicle.append(shutdownRequested(host, requestId, at));
   }
   return true;
+}
+
+/** Words on one host that are taken in side by side: each more than two makes one more writing at the most. */
+const closeTriesMax = 4;
+
+/** Writes at the host until when it is closed. What was kept beside it may be newer than what was read, and written before it: so it looks once more. */
+async function close(
+  { hosts, shutdowns }: Pick<Ports, "hosts" | "shutdowns">,
+  hostId: string,
+  { at, standing }: { at: string; standing: readonly HostShutdown[] },
+): Promise<void> {
+  let until = shuttingUntil(standing, Date.parse(at));
+  for (let tries = 0; tries < closeTriesMax; tries += 1) {
+    await hosts.seen(hostId, { at, shuttingUntil: until });
+    const newest = (await shutdowns.list()).filter((each) => each.hostId === hostId);
+    const now = shuttingUntil(newest, Date.parse(at));
+    if (now === until) return;
+    until = now;
+  }
 }
 
 /** Tells the rules what stands and what was withdrawn, and forgets what is over. */

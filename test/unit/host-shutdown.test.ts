@@ -262,6 +262,26 @@ describe("a host that is asked to shut down", () => {
     assert.deepEqual(await closed(fleet), []);
   });
 
+  test("two words that are taken in at once leave it as both of them say, whichever is written last", async () => {
+    for (const [first, second, until] of [
+      [said(), said({ state: "withdrawn" }), []],
+      [said({ state: "withdrawn" }), said({ requestId: "at-2" }), shutting],
+    ] as const) {
+      const fleet = await fleetOfTwo();
+      await fleet.hello();
+      const { hosts } = fleet.ports;
+      const seen = hosts.seen.bind(hosts);
+      hosts.seen = async (...words) => {
+        hosts.seen = seen;
+        // Kept, and not written at the host yet: the other one is taken in as a whole.
+        await fleet.say(second);
+        await seen(...words);
+      };
+      await fleet.say(first);
+      assert.deepEqual(await closed(fleet), until);
+    }
+  });
+
   test("takes them again once it is back, unless it says again that it shuts down", async () => {
     const fleet = await fleetOfTwo();
     await fleet.hello();
