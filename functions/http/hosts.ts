@@ -1,6 +1,9 @@
 /** Hosts: list, look, cordon, remove. */
 import * as z from "zod/mini";
 import { nameSchema } from "#protocol/command";
+import type { MigrationState } from "../core/state.ts";
+import { tellEnd } from "../migration-told.ts";
+import { createTeller } from "../teller.ts";
 import type { AppDeps } from "./deps.ts";
 import { hostNamed } from "./fleet.ts";
 import { domainResource, hostDetailSchema, hostResource, hostSchema } from "./host-resource.ts";
@@ -77,11 +80,11 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
       faults: ["host.absent", "request.conflict"],
       async handle({ param, principal }) {
         const host = await hostNamed(ports, param("host"));
-        const owed: string[] = [];
+        const owed: MigrationState[] = [];
         for (const migration of await ports.migrations.migrationsOf(host.id)) {
           // One that has ended without this host only waits to sweep it, which nobody can when it is gone.
           const state = await ports.migrations.load(migration);
-          if (state !== null && state.endedAt !== null) owed.push(migration);
+          if (state !== null && state.endedAt !== null) owed.push(state);
           else
             throw fault(
               "request.conflict",
@@ -90,7 +93,13 @@ export function hostRoutes({ ports }: AppDeps): Route[] {
               "safe",
             );
         }
-        for (const migration of owed) await ports.migrations.unpoint([host.id], migration);
+        const tell = createTeller(ports);
+        for (const state of owed) {
+          // Nobody will sweep it any more: its result is what it is now.
+          const isLast = state.fenced !== null && state[state.fenced.side].id === host.id;
+          await tellEnd(tell, isLast ? { ...state, step: "ended" } : state);
+          await ports.migrations.unpoint([host.id], state.id);
+        }
         await ports.hosts.remove(host.id);
         await ports.sockets.drop(host.id, "the host was removed");
         ports.log.write("info", "host removed", { host: host.name, by: principal.name });

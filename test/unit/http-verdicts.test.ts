@@ -100,6 +100,20 @@ describe("resolve", () => {
     assert.deepEqual(await fleet.ports.migrations.migrationsOf(hostId(2)), []);
   });
 
+  test("of a destination that had the guest: forgotten, it will never say how that ended, so the end is told", async () => {
+    const { id } = await started();
+    fleet.script.relayed = true;
+    await fleet.serve({}, "settle");
+    fleet.pass(36_000);
+    assert.equal((await resolve(id)).status, 202);
+    const { status, step } = await show(id);
+    assert.deepEqual([status, step], ["stranded", "sweep"]);
+    assert.equal(await fleet.ports.chronicle.find(`${id}-ended`), null);
+    assert.equal((await fleet.ask("/v1/hosts/host2", { method: "DELETE" })).status, 204);
+    const told = (await fleet.ports.chronicle.find(`${id}-ended`))?.event;
+    assert.equal(told?.type === "dev.vmferry.migration.ended" && told.data.status, "stranded");
+  });
+
   test("is refused while the host speaks: heard of lately, or answering though the records say nothing", async () => {
     const id = await waiting();
     await fleet.ports.hosts.seen(hostId(2), { at: fleet.ports.clock.now() });
