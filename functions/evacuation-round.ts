@@ -41,7 +41,7 @@ export class Round {
     this.#holder = before === null ? ports.ids.ulid() : before.#holder;
     this.#known = new Map(before === null ? [] : before.#known);
     this.#era = before === null ? 0 : before.#era;
-    this.inventories = new Inventories(ports.hosts);
+    this.inventories = new Inventories(ports, before === null ? null : before.inventories);
   }
 
   /** All evacuations that have not ended, but for this one. Outside of the turn what is said may be as old as the round. */

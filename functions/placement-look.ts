@@ -49,35 +49,65 @@ export interface Look {
  */
 export const hostsAgeMsMax = 2_000;
 
-/** Reads each inventory once, for all evacuations that one tick looks after, and the list of hosts every few seconds. */
+/** How old an inventory may be: a host tells of a change within seconds itself (`inventoryLagMsMax`), and what we have moved we know ourselves. */
+export const inventoryAgeMsMax = 10_000;
+
+/** Reads inventories and the list of hosts for all evacuations that are looked at in a row, each once in a while. */
 export class Inventories {
   readonly #hosts: Ports["hosts"];
-  #listed: { atMs: number; hosts: Promise<HostRecord[]> } | null = null;
-  readonly #read = new Map<string, Promise<PlacedDomain[]>>();
+  readonly #clock: Ports["clock"];
+  /** Values and not promises, for those who come after: a promise is its own request's. */
+  readonly #read: Map<string, { atMs: number; rows: PlacedDomain[] }>;
+  readonly #reading = new Map<string, Promise<PlacedDomain[]>>();
+  #listed: { atMs: number; hosts: HostRecord[] } | null;
+  #listing: Promise<HostRecord[]> | null = null;
 
-  constructor(hosts: Ports["hosts"]) {
+  /** `before`: what was read for those who were looked at before, while it is not too old. */
+  constructor({ hosts, clock }: Pick<Ports, "hosts" | "clock">, before: Inventories | null = null) {
     this.#hosts = hosts;
+    this.#clock = clock;
+    this.#read = new Map(before === null ? [] : before.#read);
+    this.#listed = before === null ? null : before.#listed;
   }
 
-  hosts(nowMs: number): Promise<HostRecord[]> {
-    if (this.#listed === null || nowMs - this.#listed.atMs > hostsAgeMsMax) {
-      const hosts = this.#hosts.list();
-      this.#listed = { atMs: nowMs, hosts };
-      // One that failed is no answer for the next who asks.
-      hosts.catch(() => this.forgetHosts());
+  async list(): Promise<HostRecord[]> {
+    const listed = this.#listed;
+    if (listed !== null && this.#nowMs() - listed.atMs <= hostsAgeMsMax) return listed.hosts;
+    const atMs = this.#nowMs();
+    this.#listing ??= this.#hosts.list();
+    const listing = this.#listing;
+    try {
+      const hosts = await listing;
+      if (this.#listing === listing) this.#listed = { atMs, hosts };
+      return hosts;
+    } finally {
+      if (this.#listing === listing) this.#listing = null;
     }
-    return this.#listed.hosts;
   }
 
   /** A host was opened or closed by us: the next look is to see it. */
   forgetHosts(): void {
     this.#listed = null;
+    this.#listing = null;
   }
 
-  of(hostId: string): Promise<PlacedDomain[]> {
-    const known = this.#read.get(hostId) ?? this.#hosts.domainsOf(hostId);
-    this.#read.set(hostId, known);
-    return known;
+  async of(hostId: string, ageMsMax = inventoryAgeMsMax): Promise<PlacedDomain[]> {
+    const known = this.#read.get(hostId);
+    if (known !== undefined && this.#nowMs() - known.atMs <= ageMsMax) return known.rows;
+    const atMs = this.#nowMs();
+    const reading = this.#reading.get(hostId) ?? this.#hosts.domainsOf(hostId);
+    this.#reading.set(hostId, reading);
+    try {
+      const rows = await reading;
+      this.#read.set(hostId, { atMs, rows });
+      return rows;
+    } finally {
+      if (this.#reading.get(hostId) === reading) this.#reading.delete(hostId);
+    }
+  }
+
+  #nowMs(): number {
+    return Date.parse(this.#clock.now());
   }
 }
 
@@ -116,7 +146,7 @@ function closedBy(
 /** Looks once. Reads the list of hosts, the locks, and at most `inventoriesMax` inventories. */
 export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   const { state, others, preflights, inventories } = look;
-  const records = new Map((await inventories.hosts(Date.parse(ports.clock.now()))).map((host) => [host.id, host]));
+  const records = new Map((await inventories.list()).map((host) => [host.id, host]));
   const evacuations = [state, ...others];
   const { all, running } = await underWay(ports, evacuations);
   const emptied = new Map(
@@ -131,7 +161,8 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
   const rows = new Map<string, PlacedDomain[]>();
   const add = (row: PlacedDomain) => rows.set(row.uuid, [...(rows.get(row.uuid) ?? []), row]);
   await inParts(read, async (id) => {
-    for (const row of await inventories.of(id)) add(row);
+    // What has come to the very host a moment ago is not to be left behind.
+    for (const row of await inventories.of(id, id === state.host.id ? hostsAgeMsMax : undefined)) add(row);
   });
   // What is not where it was may be anywhere: asked by its uuid, so that nothing is taken for gone that was only not looked at.
   const sought = state.domains.filter(
