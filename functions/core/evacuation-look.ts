@@ -17,7 +17,7 @@ import {
   patienceMs,
   runningOf,
 } from "./evacuation-limits.ts";
-import { heldFault, settledByOthers, stop } from "./evacuation-result.ts";
+import { actionForRest, heldFault, settledByOthers, stop } from "./evacuation-result.ts";
 import { closedNote, type EvacuationDomain, type EvacuationState } from "./evacuation-state.ts";
 import { type Networks, touched } from "./network.ts";
 import type { BlockedDomain, PlannedMove } from "./placement-view.ts";
@@ -198,7 +198,7 @@ function tooLate(draft: Draft, unfit: ReadonlySet<string>): Draft {
   const late = {
     code: "step.overdue" as const,
     cause,
-    action: "Evacuate again with a later deadline.",
+    action: actionForRest(draft.state, "Evacuate again with a later deadline."),
     retry: "safe" as const,
   };
   const stated = draft.state.domains.reduce((next, each) => {
@@ -211,12 +211,12 @@ function tooLate(draft: Draft, unfit: ReadonlySet<string>): Draft {
     unfit.has(domain.uuid) || (notBefore !== null && Date.parse(notBefore) >= Date.parse(deadlineAt));
   const left = domains.filter(({ state }) => state === "waiting");
   if (left.length === 0 || domains.some(({ state }) => state === "moving") || !left.every(hopeless)) return stated;
-  return stop(stated, deadlineFault(deadlineAt));
+  return stop(stated, deadlineFault(stated.state, deadlineAt));
 }
 
-export const deadlineFault = (deadlineAt: string) => ({
+export const deadlineFault = (state: EvacuationState, deadlineAt: string) => ({
   code: "step.overdue" as const,
   cause: `What is left cannot be moved before the deadline at ${deadlineAt}.`,
-  action: "Evacuate again with a later deadline for what is left.",
+  action: actionForRest(state, "Evacuate again with a later deadline for what is left."),
   retry: "safe" as const,
 });

@@ -40,6 +40,10 @@ export function stop(draft: Draft, fault: FaultBody): Draft {
   return note(change(draft, { status: "ending", held: null, stopped }), `nothing more is started: ${fault.cause}`);
 }
 
+/** What to do for those that were left. Who was on the way home, also with a stop, is brought home by a restore; nobody is told to empty that host. */
+export const actionForRest = ({ kind, host }: EvacuationState, evacuated: string): string =>
+  kind === "evacuate" ? evacuated : `vmferry restore ${host.name} brings home what is left.`;
+
 /** Bytes of what is stated once, of the whole. */
 const reasonWhole = 600;
 

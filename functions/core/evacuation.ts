@@ -22,7 +22,7 @@ import { outlookOf } from "./evacuation-fault.ts";
 import { decidedAtMs } from "./evacuation-id.ts";
 import { attemptsMaxOf, backoffMs, lostStartMs, triedMax } from "./evacuation-limits.ts";
 import { deadlineFault, looked } from "./evacuation-look.ts";
-import { isEnded, settle, settledByOthers, stop } from "./evacuation-result.ts";
+import { actionForRest, isEnded, settle, settledByOthers, stop } from "./evacuation-result.ts";
 import type { EvacuationDomain, EvacuationState } from "./evacuation-state.ts";
 
 export type { Evacuated } from "./evacuation-draft.ts";
@@ -57,7 +57,10 @@ function apply(draft: Draft, event: EvacuationEvent): Draft {
       return stop(draft, {
         code: "migration.cancelled",
         cause: `It was cancelled by ${event.by}.`,
-        action: "Evacuate again for what is left; vmferry evacuation undo brings back what has moved.",
+        action: actionForRest(
+          draft.state,
+          "Evacuate again for what is left; vmferry evacuation undo brings back what has moved.",
+        ),
         retry: "safe",
       });
   }
@@ -68,7 +71,9 @@ const find = ({ domains }: EvacuationState, uuid: string): EvacuationDomain | un
 
 function overdue(draft: Draft): Draft {
   const { deadlineAt } = draft.state;
-  return deadlineAt === null || draft.atMs < Date.parse(deadlineAt) ? draft : stop(draft, deadlineFault(deadlineAt));
+  return deadlineAt === null || draft.atMs < Date.parse(deadlineAt)
+    ? draft
+    : stop(draft, deadlineFault(draft.state, deadlineAt));
 }
 
 type Ended = Pick<

@@ -111,6 +111,17 @@ describe("restores whose domains stand in each other's way", () => {
     }
   });
 
+  test("one that is not home by its deadline is not told to evacuate", async () => {
+    const fleet = await crossed();
+    const wish = { ...wishOf(fleet), deadlineMs: 5 * 60_000, skip: [] };
+    const fresh = await freshRestore(fleet.ports, await hostOf(fleet, 1), wish);
+    await fleet.evacuations.request(fresh, Number.POSITIVE_INFINITY);
+    await fleet.live();
+    const { stopped } = await loaded(fleet, fresh.id);
+    assert.equal(stopped?.code, "step.overdue");
+    assert.match(stopped.action, /^vmferry restore host1 brings home what is left/);
+  });
+
   test("what leaves home is waited for longer than anybody's patience; what is stranded there is not", async () => {
     for (const status of ["running", "stranded"] as const) {
       const fleet = await crossed();
@@ -184,6 +195,7 @@ describe("restores whose domains stand in each other's way", () => {
     const state = await loaded(fleet, stopped === 1 ? first : second);
     assert.equal(state.status, "cancelled");
     assert.equal(state.domains[0]?.homeId, hostId(3));
+    assert.match(state.domains[0].reason?.action ?? "", new RegExp(`vmferry restore host${stopped} brings home`));
     const host = await hostOf(fleet, stopped);
     const fresh = await freshRestore(fleet.ports, host, { ...wishOf(fleet), skip: [] });
     assert.deepEqual(
