@@ -8,6 +8,8 @@ import { peaks, verdict } from "./referee.ts";
 
 /** Rounds of the probe on the idle fleet: enough for a p99 that is more than the worst. */
 const idleRounds = 50;
+/** How often the cost of reading the counts is measured. */
+const pollsMeasured = 4;
 /** No evacuation of a run takes longer; what does is a finding. */
 const endMsMax = 40 * 60_000;
 
@@ -49,7 +51,7 @@ export interface RunFigures {
   domains: number;
   enrolledPerSecond: number;
   storm: Storm;
-  /** From the first dial until nothing was written any more. */
+  /** From the first dial until nothing was written any more; four seconds of that are the proof that nothing was. */
   settledMs: number;
   inventory: StoreUse;
   /** A minute of the idle fleet. */
@@ -85,16 +87,26 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
     const stormMs = performance.now();
     const storm = await fleet.storm();
     say(`connected in ${(storm.allMs / 1_000).toFixed(1)} s; shims said ${JSON.stringify(storm.said)}`);
-    await fleet.settled();
+    const polls = await fleet.settled();
     const settledMs = performance.now() - stormMs;
-    const inventory = usedBetween(beforeStorm, await control.storeCounts());
-    say(`settled in ${(settledMs / 1_000).toFixed(1)} s, ${inventory.requests} requests`);
+    const afterStorm = await control.storeCounts();
+    say(`settled in ${(settledMs / 1_000).toFixed(1)} s`);
 
     const meter = await CpuMeter.start(fleet);
     const beforeIdle = await control.storeCounts();
     await sleep(options.idleMs);
     const idle = scaled(usedBetween(beforeIdle, await control.storeCounts()), 60_000 / options.idleMs);
     const idleCpu = await meter.stop();
+    // Asking for the counts costs requests itself; each window below has one such question in it.
+    const pollMs = performance.now();
+    const beforePolls = await control.storeCounts();
+    for (let poll = 0; poll < pollsMeasured; poll += 1) await control.storeCounts();
+    const polled = usedBetween(beforePolls, await control.storeCounts());
+    const onePoll = scaled(less(polled, scaled(idle, (performance.now() - pollMs) / 60_000)), 1 / (pollsMeasured + 1));
+    const inventory = less(
+      usedBetween(beforeStorm, afterStorm),
+      plus(scaled(onePoll, polls + 1), scaled(idle, settledMs / 60_000)),
+    );
     say(`idle: ${idle.requests.toFixed(0)} requests a minute`);
 
     const ids: string[] = [];
@@ -131,7 +143,10 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
         perMigration:
           after.requests < before.requests || moved === 0
             ? null
-            : scaled(less(less(usedBetween(before, after), scaled(idle, ms / 60_000)), other), 1 / moved),
+            : scaled(
+                less(usedBetween(before, after), plus(onePoll, plus(scaled(idle, ms / 60_000), other))),
+                1 / moved,
+              ),
       };
       say(`emptied ${names.length}: ${moved} of ${domains.length} moved in ${(ms / 1_000).toFixed(1)} s`);
       return figures;
@@ -259,8 +274,9 @@ function usedBetween(before: StoreCounts, after: StoreCounts): StoreUse {
 }
 
 function less(use: StoreUse, other: StoreUse): StoreUse {
-  const operations = Object.entries(use.byOperation).map(
-    ([name, count]) => [name, count - (other.byOperation[name] ?? 0)] as const,
+  const names = new Set([...Object.keys(use.byOperation), ...Object.keys(other.byOperation)]);
+  const operations = [...names].map(
+    (name) => [name, (use.byOperation[name] ?? 0) - (other.byOperation[name] ?? 0)] as const,
   );
   return {
     requests: use.requests - other.requests,
@@ -268,6 +284,8 @@ function less(use: StoreUse, other: StoreUse): StoreUse {
     byOperation: Object.fromEntries(operations),
   };
 }
+
+const plus = (one: StoreUse, other: StoreUse): StoreUse => less(one, scaled(other, -1));
 
 const nothing: StoreUse = { requests: 0, bytes: 0, byOperation: {} };
 

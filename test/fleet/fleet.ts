@@ -128,17 +128,20 @@ export class Fleet {
     };
   }
 
-  /** Waits until no inventory is written any more. */
-  async settled(): Promise<void> {
+  /** Waits until no inventory is written any more. Returns how often it has asked for the counts, which costs requests as well. */
+  async settled(): Promise<number> {
     let writes = -1;
+    let polls = 0;
     let sinceMs = performance.now();
     while (performance.now() - sinceMs < settledMs) {
       const { byOperation } = await this.control.storeCounts();
       const now = byOperation.BatchWriteItem ?? 0;
       if (now !== writes) sinceMs = performance.now();
       writes = now;
-      await sleep(pollMs);
+      polls += 1;
+      await sleep(2 * pollMs);
     }
+    return polls;
   }
 
   /** The inventory as the API tells it. */
