@@ -224,7 +224,7 @@ export interface HostRecord {
   facts: HostFacts | null;
   /** The journals that its shim said are open there, and when; absent: it never said (an older shim). */
   openJournals?: { at: string; journals: OpenJournal[] } | undefined;
-  /** Somebody has asked this host to shut down, and until then it surely runs; absent: nobody has, or it was taken back. */
+  /** Somebody has asked this host to shut down, and until then it surely runs, after which it shuts down; absent: nobody has, or it was taken back. */
   shuttingUntil?: string | undefined;
 }
 

@@ -1,8 +1,10 @@
 /**
  * What the records alone say against a request, before any host is asked: the same for a person's migration, a bundle's and an evacuation's.
  */
+
 import type { FaultBody } from "#protocol/fault";
 import { protocolFeatures, protocolVersions } from "#protocol/message";
+import { isShuttingDown } from "./core/host-shutdown.ts";
 import type { HostRecord, Ports } from "./ports.ts";
 
 /** Whether a host was heard of recently enough to ask anything of it. */
@@ -17,7 +19,7 @@ export function isConnected(
 export const isShutting = (
   { shuttingUntil }: Pick<HostRecord, "shuttingUntil">,
   { clock }: Pick<Ports, "clock">,
-): boolean => shuttingUntil !== undefined && Date.parse(clock.now()) < Date.parse(shuttingUntil);
+): boolean => shuttingUntil !== undefined && isShuttingDown(shuttingUntil, Date.parse(clock.now()));
 
 const body = (
   code: FaultBody["code"],

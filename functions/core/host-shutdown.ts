@@ -15,7 +15,10 @@ import { hostShutdownEvent, type TriggerEvent } from "./trigger-event.ts";
 export const shutdownsPerHostMax = 20;
 /** How long a withdrawal is told: some looks of the timer, for the rules to hear it after one that failed. */
 export const withdrawnToldMs = 5 * 60_000;
-/** How long it is kept after its time: the same request that comes late must not look new. */
+/**
+ * How long it is kept after its time: the same request that comes late must not look new; and so long a host may take to stop once its locks are gone, its
+ * shim still answering. One whose shutdown comes to nothing says so.
+ */
 export const shutdownKeptMs = 10 * 60_000;
 /** How long a shim that has begun anew has for saying again what still stands: it does so in its first seconds. */
 export const saidAgainMsMax = 90_000;
@@ -64,11 +67,16 @@ export function roomForShutdown(
   return { over, hasRoom: standing.length - over.length < shutdownsPerHostMax };
 }
 
-/** Until when a host is about to shut down, of all that stands for it; null: it is not. Nothing is moved to it meanwhile. */
+/** Until when a host surely runs that is about to shut down, of all that stands for it; null: it is not. Nothing is moved to it then, nor after. */
 export function shuttingUntil(standing: readonly HostShutdown[], nowMs: number): string | null {
-  const untils = standing.filter((each) => stepOfShutdown(each, nowMs) === "fire").map(({ deadlineAt }) => deadlineAt);
+  const untils = standing
+    .filter((each) => overSinceMs(each) === null && isShuttingDown(each.deadlineAt, nowMs))
+    .map(({ deadlineAt }) => deadlineAt);
   return untils.sort().at(-1) ?? null;
 }
+
+/** Whether a host that surely runs until then is about to shut down, or does so. */
+export const isShuttingDown = (untilAt: string, nowMs: number): boolean => nowMs < Date.parse(untilAt) + shutdownKeptMs;
 
 /** What rules are told of it. */
 export const eventOfShutdown = (

@@ -258,7 +258,17 @@ describe("a host that is asked to shut down", () => {
     assert.deepEqual(await closed(fleet), []);
     await fleet.say(said({ requestId: "at-3", budgetMs: 5_000 }));
     assert.deepEqual(await closed(fleet), shutting);
+    // Its locks are gone: now it does shut down, and answers for as long as that takes.
     fleet.pass(5_000);
+    await fleet.say({ type: "heartbeat" });
+    assert.deepEqual(await closed(fleet), shutting);
+    await fleet.say(said({ requestId: "at-3", state: "withdrawn" }));
+    assert.deepEqual(await closed(fleet), []);
+    // One that is not held at all is shutting down as well.
+    await fleet.say(said({ requestId: "now-4", budgetMs: 0 }));
+    assert.deepEqual(await closed(fleet), shutting);
+    fleet.pass(shutdownKeptMs);
+    await fleet.say({ type: "heartbeat" });
     assert.deepEqual(await closed(fleet), []);
   });
 
