@@ -142,8 +142,14 @@ const whatIsHere = ({ domains, journals }: Occupancy): string => {
 };
 
 /** What the person at the terminal reads: what is here, and the command. */
-export const lockReason = (occupancy: Occupancy, host: string): string =>
-  `${whatIsHere(occupancy)}. Move them first: vmferry evacuate ${printable(host)}`;
+export const lockReason = (occupancy: Occupancy, host: string): string => {
+  const { domains, journals } = occupancy;
+  const next =
+    domains.length > 0
+      ? `Move them first: vmferry evacuate ${printable(host)}`
+      : `See what ${journals === 1 ? "it waits" : "they wait"} for: vmferry migrations`;
+  return `${whatIsHere(occupancy)}. ${next}`;
+};
 
 const givenUpCause = (occupancy: Occupancy, heldMs: number): string =>
   `the budget is over after ${Math.max(0, Math.round(heldMs / 1000))} s and ${whatIsHere(occupancy)}; the host shuts down now and does with them what it is set up to do (libvirt-guests)`;

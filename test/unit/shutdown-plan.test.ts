@@ -190,6 +190,17 @@ describe("what the person reads", () => {
     );
   });
 
+  test("who is held by what is not over only, a stranded one too, is told where that is seen: nothing is left to be moved", () => {
+    assert.equal(
+      lockReason({ domains: [], journals: 1 }, "host1"),
+      "1 migration is not over. See what it waits for: vmferry migrations",
+    );
+    assert.equal(
+      lockReason({ domains: [], journals: 2 }, "host1"),
+      "2 migrations are not over. See what they wait for: vmferry migrations",
+    );
+  });
+
   test("no name moves a cursor or fills a screen", () => {
     const reason = lockReason({ domains: ["a\u001b[2Jb\nc", "x".repeat(500)], journals: 0 }, "host1");
     assert.match(reason, /\(a\?\[2Jb\?c, x{60}\)/);
