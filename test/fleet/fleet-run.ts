@@ -177,29 +177,39 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
       });
       many = { ...figures, cpu: await busy.stop(), idleApi, busyApi: await probing };
     }
+    const broken: string[] = [];
     if (options.crash && options.evacuate > 0) {
       let reconnect: Storm | null = null;
       const before = await confirmed(fleet);
-      const figures = await empty(fleet.chosen(options.evacuate, options.evacuate + 1), async () => {
+      const killed = async () => {
         while ((await confirmed(fleet)) < before + options.evacuate) await sleep(100);
         const killedMs = machineMs();
         await control.kill();
         await control.begin();
         reconnect = await fleet.reconnected(killedMs);
-      });
-      if (reconnect !== null) crash = { ...figures, reconnect };
+        say(`connected again ${((machineMs() - killedMs) / 1_000).toFixed(1)} s after kill -9`);
+      };
+      try {
+        const figures = await empty(fleet.chosen(options.evacuate, options.evacuate + 1), killed);
+        if (reconnect !== null) crash = { ...figures, reconnect };
+      } catch (error) {
+        // The other figures stand.
+        broken.push(`the run with kill -9 did not come to its end: ${String(error)}`);
+      }
     }
 
     await fleet.settled();
     const looks = await pool.look();
     const evacuations = await fleet.evacuationsEnded(ids, endMsMax);
-    const violations = verdict({
-      layout: fleet.layout,
-      looks,
-      inventory: await fleet.inventory(),
-      evacuations,
-      limits: options.limits,
-    });
+    const violations = broken.concat(
+      verdict({
+        layout: fleet.layout,
+        looks,
+        inventory: await fleet.inventory(),
+        evacuations,
+        limits: options.limits,
+      }),
+    );
     const { nodeRssBytes, workerdRssBytes } = await control.cpu();
     const MiB = (bytes: number) => Math.round(bytes / 1024 / 1024);
     return {
