@@ -190,7 +190,7 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
         say(`connected again ${((machineMs() - killedMs) / 1_000).toFixed(1)} s after kill -9`);
       };
       try {
-        const figures = await empty(fleet.chosen(options.evacuate, options.evacuate + 1), killed);
+        const figures = await empty(fleet.chosen(options.evacuate, 2), killed);
         if (reconnect !== null) crash = { ...figures, reconnect };
       } catch (error) {
         // The other figures stand.

@@ -19,6 +19,7 @@ import type { Look } from "./host-process.ts";
 const pollMs = 500;
 /** Of one request that a store's trouble refuses. */
 const requestTriesMax = 5;
+const chosenParts = 3;
 /** Nothing new was written for so long: the inventories have settled. */
 const settledMs = 4_000;
 
@@ -158,10 +159,10 @@ export class Fleet {
     return found;
   }
 
-  /** Names of hosts, spread over the fleet. `skip`: so many of them are left out from the beginning. */
-  chosen(count: number, skip = 0): string[] {
-    const step = Math.floor(this.options.hosts / (count + skip));
-    return Array.from({ length: count }, (_, index) => hostName((index + skip) * step));
+  /** Names of hosts, spread over the fleet. Two choices of one count with different parts (0 to 2) have no host in common. */
+  chosen(count: number, part = 0): string[] {
+    const step = Math.floor(this.options.hosts / (chosenParts * count));
+    return Array.from({ length: count }, (_, index) => hostName((index * chosenParts + part) * step));
   }
 
   /** Asks for the evacuations, all at once. Returns their ids. */
