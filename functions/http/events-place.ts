@@ -13,8 +13,8 @@ import { eventPagesMax } from "./limits.ts";
 
 /** The end of a position stands for it: 30 random bits among the lines of some seconds. */
 const markChars = 6;
-/** Marks in one id, which a client sends back as a header: below half a kilobyte. What is beyond may be told a second time. */
-const marksMax = 64;
+/** Marks in one id, which a client sends back as a header: below 4 KB, of 10 KB that API Gateway takes of all headers. What is beyond may be told again. */
+const marksMax = 512;
 /** A ULID, or its first ten characters: a moment. */
 const position = "[0-9A-HJKMNP-TV-Z]{10}(?:[0-9A-HJKMNP-TV-Z]{16})?";
 const idPattern = new RegExp(
@@ -56,11 +56,13 @@ export class Place {
 
   /** What a client gives back to go on from here. */
   get id(): string {
-    const told = [...this.#seen].flatMap(([at, isTold]) => (isTold ? [markOf(at)] : []));
+    // In the order of their places: of too many the oldest are left out, which settle first, and not now these and now those.
+    const places = [...this.#seen].flatMap(([at, isTold]) => (isTold ? [at] : []));
+    const told = new Set(places.sort().map(markOf));
     // Some of them may not have been seen again yet.
-    const resumed = this.#floor < this.#resumedAt ? [...this.#resumed] : [];
+    const resumed = this.#floor < this.#resumedAt ? [...this.#resumed].filter((mark) => !told.has(mark)) : [];
     const newest = this.#newest < this.#floor ? this.#floor : this.#newest;
-    return [`${newest}.${this.#floor}`, ...[...new Set([...resumed, ...told])].slice(-marksMax)].join("~");
+    return [`${newest}.${this.#floor}`, ...[...resumed, ...told].slice(-marksMax)].join("~");
   }
 
   /** The last reading has ended before it came to the newest: the next one goes on. */

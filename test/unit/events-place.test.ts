@@ -109,6 +109,38 @@ describe("a reader's place in the chronicle", () => {
     assert.ok(place.id.length < 600);
   });
 
+  const polled = async (count: number) => {
+    const world = lagging(
+      Array.from({ length: count }, (_, serial) => ({ entry: line(serial, beganMs + serial), visibleMs: 0 })),
+    );
+    const told: string[][] = [];
+    let place = Place.since(beganMs);
+    // A client that comes back twice a second, as over a carrier that delivers answers whole.
+    for (world.nowMs = beganMs + 3_000; world.nowMs < beganMs + 10_000; world.nowMs += 500) {
+      told.push(await read(place, world));
+      const again = Place.after(place.id);
+      assert.ok(again);
+      assert.ok(place.id.length < 4_000, `${place.id.length} characters`);
+      place = again;
+    }
+    return told;
+  };
+
+  test("a storm of lines is told once to who comes back within it", async () => {
+    const told = await polled(500);
+    assert.deepEqual(
+      told.map(({ length }) => length),
+      [500, ...Array.from({ length: 13 }, () => 0)],
+    );
+  });
+
+  test("of more lines than an id has marks for only those beyond come again, the oldest", async () => {
+    for (const again of (await polled(800)).slice(1)) {
+      assert.equal(again.length, 800 - 512);
+      assert.equal(again[0], "q_0");
+    }
+  });
+
   test("a bare position goes on after it, and what is near it may come again", async () => {
     const [early, near, late] = [line(1, beganMs - 60_000), line(2, beganMs - 1_000), line(3, beganMs + 1_000)];
     const world = lagging([early, near, late].map((entry) => ({ entry, visibleMs: 0 })));
