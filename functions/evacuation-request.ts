@@ -24,15 +24,32 @@ export interface Wish {
   deadlineMs: number | null;
 }
 
-/** An evacuation of everything that the inventory shows on the host. */
+/** An evacuation of everything that the inventory shows on the host, and of what is on its way there: it goes on when that has arrived. */
 export async function freshEvacuation(ports: Ports, host: HostRecord, wish: Wish): Promise<EvacuationState> {
-  const domains = (await ports.hosts.domainsOf(host.id)).map(({ uuid, name, memoryKiB, vcpus, labels }) => ({
+  const placed = await ports.hosts.domainsOf(host.id);
+  const there = new Set(placed.map(({ uuid }) => uuid));
+  const coming = (await comingTo(ports, host.id)).filter(({ uuid }) => !there.has(uuid));
+  const domains = [...placed, ...coming].map(({ uuid, name, memoryKiB, vcpus, labels }) => ({
     domain: { uuid, name },
     memoryKiB,
     vcpus,
     priority: priorityOf(labels),
   }));
   return newEvacuation({ ...wish, host: { id: host.id, name: host.name }, domains }, ports.clock.now());
+}
+
+/** The rows, at their sources, of what migrations that run bring to the host. One that is stranded may never arrive. */
+async function comingTo(ports: Ports, hostId: string): Promise<PlacedDomain[]> {
+  const rows: PlacedDomain[] = [];
+  const locks = (await ports.migrations.activeMigrations()).filter(
+    ({ source, destination }) => destination === hostId && source !== hostId,
+  );
+  await inParts(locks, async ({ migrationId, domainUuid, source }) => {
+    const migration = await ports.migrations.load(migrationId);
+    if (migration !== null && migration.status !== "running") return;
+    rows.push(...(await ports.hosts.findDomains(domainUuid)).filter((row) => row.hostId === source));
+  });
+  return rows;
 }
 
 /** An undo of an evacuation that has ended. */

@@ -10,10 +10,10 @@ import { Fault, type FaultBody } from "#protocol/fault";
 import { evacuationEnded, evacuationStarted } from "./core/chronicle-evacuation.ts";
 import { evacuate } from "./core/evacuation.ts";
 import type { EvacuationEffect, EvacuationEvent } from "./core/evacuation-event.ts";
-import { evacuationPlan, type Planner, strayed, withWaiting } from "./core/evacuation-plan.ts";
+import { evacuationPlan, type Planner, type Stray, strayed, withWaiting } from "./core/evacuation-plan.ts";
 import { isEnded } from "./core/evacuation-result.ts";
 import { type EvacuationState, hasClosedHost } from "./core/evacuation-state.ts";
-import { commitAttemptsMax, startMsMax } from "./core/limits.ts";
+import { commitAttemptsMax, pageRowsMax, startMsMax } from "./core/limits.ts";
 import { plan as planner } from "./core/placement.ts";
 import type { Plan } from "./core/placement-view.ts";
 import type { HostRef, MigrationState } from "./core/state.ts";
@@ -269,7 +269,7 @@ export function createEvacuationRunner(
     };
     // What had just arrived when this began may be shown nowhere yet: nobody has taken it.
     if (state.kind === "evacuate" || Date.parse(at) - Date.parse(state.createdAt) >= inventoryLagMsMax)
-      for (const event of strayed(next, seen.view, at)) if (!isOnlyUnseen(next, event)) apply(event);
+      for (const event of await withoutArrivals(next, strayed(next, seen.view, at))) apply(event);
     const whole = evacuationPlan(next, seen.view, decide, seen.crossing);
     const plan = provenOnly(withWaiting(next, whole, seen.running), seen, around.asks !== null);
     apply({ type: "looked", at, plan, running: seen.running, hosts: seen.hosts });
@@ -281,6 +281,21 @@ export function createEvacuationRunner(
     if ((await evacuations.commit(made)) === "conflict") return null;
     around.round.note(made, around.round.era);
     return { state: made, effects, changed: true };
+  }
+
+  /** Without what inventories say of domains that a migration has brought to where they count as being only now: they may not know of it yet. */
+  async function withoutArrivals({ domains }: EvacuationState, events: Stray[]): Promise<Stray[]> {
+    if (events.length === 0) return events;
+    const lateMs = nowMs() - inventoryLagMsMax;
+    const { items } = await migrations.list({ limit: pageRowsMax, cursor: null, active: false });
+    // The list lags behind as well: what has just ended may be shown as running.
+    const came = new Set(
+      items
+        .filter(({ status, endedAt }) => endedAt === null || (status === "completed" && Date.parse(endedAt) > lateMs))
+        .map(({ domain, destination }) => `${domain.uuid} ${destination.id}`),
+    );
+    const homes = new Map(domains.map(({ domain, homeId }) => [domain.uuid, homeId]));
+    return events.filter(({ domainUuid }) => !came.has(`${domainUuid} ${homes.get(domainUuid)}`));
   }
 
   /** Makes it the one of its host. Whoever holds the host and has ended, or never came to be, is put aside. */
@@ -417,13 +432,6 @@ export function createRunners(
   const runner = createRunner(ports, undefined, (migration) => afterwards(() => evacuations.migrationEnded(migration)));
   const evacuations = createEvacuationRunner(ports, runner, memory);
   return { runner, evacuations };
-}
-
-/** No inventory shows it: one that stopped over a moment ago was taken from one and is not in the other yet. */
-function isOnlyUnseen({ domains }: EvacuationState, event: EvacuationEvent): boolean {
-  if (event.type !== "domainGone") return false;
-  const since = domains.find(({ domain }) => domain.uuid === event.domainUuid)?.stop?.at;
-  return since !== undefined && Date.parse(event.at) - Date.parse(since) < inventoryLagMsMax;
 }
 
 /** What a migration says of itself, without its place in the handshake. */

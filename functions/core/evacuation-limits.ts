@@ -37,7 +37,7 @@ export const lineBytes = 95;
 /** A domain's record without its name and its reason's texts, at most, in bytes of JSON. */
 export const domainBytes = 530;
 /** Of the stop of one that goes home. */
-export const stopBytes = 140;
+export const stopBytes = 100;
 /** Cause and action of one reason together: no less than says anything, no more than a migration's own record says better. */
 export const reasonBytesMin = 48;
 export const reasonBytesMax = 600;

@@ -183,18 +183,16 @@ function only(wanted: ReadonlyMap<string, unknown>, plan: Plan): Plan {
   };
 }
 
+export type Stray = Extract<EvacuationEvent, { type: "domainGone" | "domainElsewhere" }>;
+
 /**
  * What others have done to the domains of an evacuation, as events for it: gone from the fleet, or on another host than it
  * was. Of what is moving at this moment, by whomever, nothing is said: the inventory may show it on either side.
  */
-export function strayed(
-  state: EvacuationState,
-  view: Pick<PlacementView, "domains" | "moving">,
-  at: string,
-): EvacuationEvent[] {
+export function strayed(state: EvacuationState, view: Pick<PlacementView, "domains" | "moving">, at: string): Stray[] {
   const places = new Map(view.domains.map(({ uuid, hostId }) => [uuid, hostId]));
   const moving = new Set(view.moving.map(({ domainUuid }) => domainUuid));
-  return state.domains.flatMap((each): EvacuationEvent[] => {
+  return state.domains.flatMap((each): Stray[] => {
     const { uuid } = each.domain;
     if ((each.state !== "waiting" && each.state !== "stays") || settledByOthers(each) || moving.has(uuid)) return [];
     const hostId = places.get(uuid);

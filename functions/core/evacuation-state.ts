@@ -32,8 +32,8 @@ export const evacuationDomainSchema = z.object({
   destinationId: z.nullable(hostIdSchema),
   migrationId: z.nullable(z.string()),
   attempts: z.int(),
-  /** On its way home it stopped over: where from, by which migration, and since when (absent: before this was kept). Its `homeId` is the host of the stop since then. One stop at the most. */
-  stop: z.optional(z.object({ fromId: hostIdSchema, migrationId: z.string(), at: z.optional(z.string()) })),
+  /** On its way home it stopped over: where from, and by which migration. Its `homeId` is the host of the stop since then. One stop at the most. */
+  stop: z.optional(z.object({ fromId: hostIdSchema, migrationId: z.string() })),
   /** Destinations that a migration of it failed on. */
   triedIds: z.array(hostIdSchema).check(z.maxLength(20)),
   notBefore: z.nullable(z.string()),

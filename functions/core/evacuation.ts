@@ -123,7 +123,7 @@ function arrived(
     homeId: destinationId,
     destinationId: null,
     migrationId: null,
-    stop: { fromId: homeId, migrationId, at: draft.at },
+    stop: { fromId: homeId, migrationId },
     triedIds: [],
     notBefore: null,
     reason: null,

@@ -115,6 +115,23 @@ test("who remembers no preflight starts nothing, so it hears of an end without t
   assert.ok(asked.includes("turn"));
 });
 
+test("what is on its way to the host when it is to be emptied is moved on as well, and where it turns back it is nobody's concern", async () => {
+  for (const failing of [
+    {},
+    { prepare: { code: "prepare.failed", cause: "no", action: "none", retry: "safe" } } as const,
+  ]) {
+    const fleet = await evacuationFleet([numbered(1)], { elsewhere: { 2: [numbered(2)] } });
+    const response = await fleet.ask("/v1/migrations", { body: { domain: "web2", destination: "host1" } });
+    assert.equal(response.status, 202, await response.text());
+    const { id } = await begin(fleet, {});
+    await fleet.work(failing);
+    await fleet.live();
+    const places = await fleet.places();
+    assert.ok(!Object.values(places).includes("host1"), JSON.stringify(places));
+    assert.equal((await loaded(fleet, id)).status, "completed");
+  }
+});
+
 test("what is stranded takes nobody's slot: the others go on", async () => {
   const fleet = await evacuationFleet([1, 2, 3].map((index) => numbered(index)));
   const { migrations } = fleet.ports;
