@@ -27,6 +27,8 @@ export const retryPausesMs = [
 export const retryJitter = 0.2;
 /** An event that has waited so long for a receiver that failed all the time is dropped: a long weekend. */
 export const waitMsMax = 72 * 60 * 60_000;
+/** And so many attempts have failed: as many as there are in that time when each is put off as long as may be asked for. Whoever was away himself has made fewer. */
+export const dropAttemptsMin = 12;
 /** A receiver that asks for a longer pause is asked again then. */
 export const retryAfterMsMax = 6 * 60 * 60_000;
 /** Longer than a post and the write after it, with its tries, so that a deliverer that lives is never overtaken. */
@@ -152,7 +154,7 @@ export function settled(
   const failingSince = delivery.failingSince ?? now;
   // Not while we were away ourselves: what nobody tried to deliver has not waited for the receiver.
   const waitedMs = nowMs - Math.max(positionMs(at), Date.parse(failingSince));
-  if (waitedMs >= waitMsMax) {
+  if (waitedMs >= waitMsMax && attempts >= dropAttemptsMin) {
     const counted = { dropped: delivery.dropped + 1, lastDropped: { ...pending, at: now } };
     return { verdict: "dropped", delivery: { ...failed, ...past, ...counted, attempts, failingSince } };
   }

@@ -6,6 +6,7 @@ import * as fc from "fast-check";
 import { positionAt } from "#core/chronicle-position";
 import { isWanted, rotated, signingSecrets, webhookTypes } from "#core/webhook";
 import {
+  dropAttemptsMin,
   lagMs,
   leased,
   leaseMs,
@@ -108,8 +109,11 @@ describe("an answer", () => {
     const first = settle(fresh, answered(500), t0 + 7 * 86_400_000);
     assert.equal(first.verdict, "waits");
     const sinceMs = t0 + 7 * 86_400_000;
-    assert.equal(settle(first.delivery, answered(500), sinceMs + waitMsMax - 1).verdict, "waits");
-    const { delivery, verdict } = settle(first.delivery, answered(500), sinceMs + waitMsMax);
+    // Nor does the second, when it was away once more in between: a laptop that is opened again before its network is there.
+    assert.equal(settle(first.delivery, answered(500), sinceMs + waitMsMax).verdict, "waits");
+    const tried = { ...first.delivery, attempts: dropAttemptsMin - 1 };
+    assert.equal(settle(tried, answered(500), sinceMs + waitMsMax - 1).verdict, "waits");
+    const { delivery, verdict } = settle(tried, answered(500), sinceMs + waitMsMax);
     assert.equal(verdict, "dropped");
     assert.deepEqual([delivery.dropped, delivery.cursor, delivery.notBefore], [1, entryAt(t0).at, null]);
     assert.equal(delivery.lastDropped?.eventId, "e1");
@@ -118,6 +122,19 @@ describe("an answer", () => {
     const next = settle(delivery, answered(500), sinceMs + waitMsMax + 1, young);
     assert.equal(next.verdict, "waits");
   });
+});
+
+test("a receiver that is down for good, tried at every pause that it may ask for, is given up after 72 hours", () => {
+  for (const retryAfter of [null, "86400"]) {
+    let { delivery, verdict } = settle(fresh, answered(500, retryAfter), t0);
+    let nowMs = t0;
+    while (verdict === "waits") {
+      nowMs = Date.parse(delivery.notBefore ?? "");
+      ({ delivery, verdict } = settle(delivery, answered(500, retryAfter), nowMs));
+    }
+    assert.equal(verdict, "dropped");
+    assert.ok(nowMs - t0 >= waitMsMax && nowMs - t0 <= waitMsMax + retryAfterMsMax, `${nowMs - t0}`);
+  }
 });
 
 describe("whose turn it is", () => {

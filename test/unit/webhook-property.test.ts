@@ -32,6 +32,7 @@ interface Step {
   looks: Fate[][];
 }
 
+const daysMs = 24 * 3_600_000;
 const fate: fc.Arbitrary<Fate> = fc.record({
   end: fc.oneof(
     { weight: 8, arbitrary: fc.constant("well" as const) },
@@ -132,7 +133,13 @@ async function run(
 
   let serial = 0;
   for (const { passMs, isDown, events, looks } of steps) {
-    world.pass(passMs);
+    // Down for days: it is tried on the way, as often as it takes to be given up.
+    const parts = isDown && passMs > daysMs ? 8 : 1;
+    for (let part = 1; part < parts; part += 1) {
+      world.pass(passMs / parts);
+      await scheduler.waitFor(look([], true));
+    }
+    world.pass(passMs / parts);
     for (const event of events) {
       serial += 1;
       const type = event.wanted ? "dev.vmferry.host.enrolled" : "dev.vmferry.host.shutdownRequested";
