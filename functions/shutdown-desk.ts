@@ -6,6 +6,7 @@ import type { UpMessage } from "#protocol/message";
 import {
   eventOfShutdown,
   type HostShutdown,
+  type ShutdownStep,
   shutdownRequested,
   shuttingUntil,
   stepOfShutdown,
@@ -66,6 +67,9 @@ async function close(
   }
 }
 
+/** What stands is told first: what it takes the place of must not cancel what both have asked for. */
+const order: readonly ShutdownStep[] = ["fire", "resolve", "wait", "forget"];
+
 /** Tells the rules what stands and what was withdrawn, and forgets what is over. */
 export async function lookAtShutdowns(
   { clock, log, shutdowns }: Pick<Ports, "clock" | "log" | "shutdowns">,
@@ -75,14 +79,20 @@ export async function lookAtShutdowns(
   const standing = await shutdowns.list();
   if (standing.length === 0) return;
   const known = new Map((await hosts()).map((host) => [host.id, host]));
-  for (const shutdown of standing)
+  const nowMs = Date.parse(clock.now());
+  const steps = standing
+    .map((shutdown) => ({ shutdown, step: stepOfShutdown(shutdown, nowMs) }))
+    .sort((one, other) => order.indexOf(one.step) - order.indexOf(other.step));
+  const unheard = new Set<string>();
+  for (const { shutdown, step } of steps)
     try {
-      const step = stepOfShutdown(shutdown, Date.parse(clock.now()));
+      if (step === "resolve" && unheard.has(shutdown.hostId)) continue;
       const host = known.get(shutdown.hostId);
       if (step === "forget" || host === undefined) await shutdowns.forget(shutdown);
       else if (step !== "wait") await tell(eventOfShutdown(shutdown, host, step));
     } catch (error) {
       // One host's trouble is not the others'; the next minute looks again.
+      unheard.add(shutdown.hostId);
       log.write("warn", "a host's shutdown could not be told to the rules", {
         host: shutdown.hostId,
         error: error instanceof Error ? error.message.slice(0, 300) : "not an error",

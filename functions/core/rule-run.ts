@@ -22,6 +22,10 @@ export const waitMsMax = 86_400_000;
 /** A silent host or a selector that found nobody may be right a little later; the same alert is listened to again after this. */
 const lookAgainMs = 10 * 60_000;
 
+/** What is only possible until an instant is told anew by its source each minute, and listened to each time. */
+const listensAgainMs = ({ data: { deadlineAt } }: TriggerEvent, nowMs: number): number =>
+  deadlineAt === undefined ? nowMs + lookAgainMs : nowMs;
+
 export interface DueRun {
   record: RuleRecord;
   window: Window;
@@ -127,7 +131,7 @@ function refusalOf(
   if (there?.state === "started" && there.causes.length === 0)
     return {
       cause: "its evacuation is ending, for its cause was resolved: it takes no new cause",
-      retryAtMs: nowMs + lookAgainMs,
+      retryAtMs: listensAgainMs(event, nowMs),
     };
   // One more cause of what is under way already is no new start, so no cool-down holds it off.
   if (there !== undefined) return null;
@@ -135,7 +139,7 @@ function refusalOf(
   if (!host.connected && event.type !== "dev.vmferry.trigger.schedule")
     return {
       cause: "the host is silent: nothing is moved off a host that does not answer",
-      retryAtMs: nowMs + lookAgainMs,
+      retryAtMs: listensAgainMs(event, nowMs),
     };
   const startedAt = state.starts[host.id];
   const coolUntilMs = startedAt === undefined ? 0 : Date.parse(startedAt) + durationMs(rule.how.coolDown);
@@ -160,7 +164,9 @@ export function joinRun(
   const at = iso(moment.nowMs);
   const { refusals } = withRefusals(
     state,
-    decision.refusals.map(({ host, cause }) => ({ at, event: event.dedupkey, host, cause })),
+    decision.refusals
+      .map(({ host, cause }) => ({ at, event: event.dedupkey, host, cause }))
+      .filter((one) => !state.refusals.some((other) => isSame(one, other))),
   );
   const lastOpeningAt = moment.window === null ? state.lastOpeningAt : iso(moment.window.opensMs);
   if (decision.hosts.length === 0) return { ...state, refusals, lastOpeningAt };
@@ -198,6 +204,11 @@ export function joinRun(
   }
   return { ...state, run: { ...run, hosts: kept(hosts) }, refusals, lastOpeningAt };
 }
+
+type Remembered = RuleState["refusals"][number];
+/** Said again each minute it would drive out what others were told. */
+const isSame = (one: Remembered, other: Remembered): boolean =>
+  one.event === other.event && one.host === other.host && one.cause === other.cause;
 
 /** Within the bound; those that have ended go first. */
 const kept = (hosts: RunHost[]): RunHost[] => {

@@ -175,8 +175,14 @@ describe("from the socket to an evacuation", () => {
     await fleet.say(said());
     // It was off before the timer looked.
     fleet.pass(minuteMs);
-    await fleet.rules.runner.tick();
+    for (let looks = 0; looks < 3; looks += 1) {
+      await fleet.rules.runner.tick();
+      fleet.pass(minuteMs);
+    }
     assert.deepEqual(await fleet.evacuations(), []);
+    // Said once, though it is told each minute.
+    const shown: unknown = await (await fleet.ask("/v1/rules/off")).json();
+    assert.equal(JSON.stringify(shown).match(/the host is silent/g)?.length, 1, JSON.stringify(shown));
     await fleet.hello();
     for (let minutes = 0; minutes < 15; minutes += 1) {
       fleet.pass(minuteMs);
@@ -203,6 +209,50 @@ describe("from the socket to an evacuation", () => {
       assert.deepEqual(others, []);
       assert.equal(evacuation?.status === "running", isSaidAgain);
     }
+  });
+
+  test("a request that takes the place of another keeps what has begun, whatever they are called", async () => {
+    for (const [old, newer] of [
+      ["at-1", "now-2"],
+      ["now-2", "at-1"],
+    ] as const) {
+      const fleet = await fleetOfTwo();
+      await fleet.write();
+      await fleet.hello();
+      await fleet.say(said({ requestId: old }));
+      await fleet.rules.runner.tick();
+      await fleet.say(said({ requestId: newer }));
+      await fleet.say(said({ requestId: old, state: "withdrawn" }));
+      for (let looks = 0; looks < 2; looks += 1) await fleet.rules.runner.tick();
+      assert.deepEqual(
+        (await fleet.evacuations()).map(({ status }) => status),
+        ["running"],
+      );
+    }
+  });
+
+  test("one that comes while the evacuation of a withdrawn one ends is heard when that has ended, while there is time", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write({ how: { coolDown: "1m" } });
+    await fleet.hello();
+    await fleet.say(said());
+    await fleet.rules.runner.tick();
+    await fleet.say(said({ state: "withdrawn" }));
+    await fleet.rules.runner.tick();
+    assert.deepEqual(
+      (await fleet.evacuations()).map(({ status }) => status),
+      ["ending"],
+    );
+    await fleet.say(said({ requestId: "now-2" }));
+    await fleet.rules.runner.tick();
+    while (fleet.script.pushed.some(({ message }) => message.type === "command")) await fleet.serve();
+    await fleet.ports.hosts.putInventory(hostId(1), { full: true, domains: [inventoryDomain(2)], gone: [] });
+    for (let minutes = 0; minutes < 4; minutes += 1) {
+      fleet.pass(minuteMs);
+      await fleet.say({ type: "heartbeat" });
+      await fleet.rules.runner.tick();
+    }
+    assert.equal((await fleet.evacuations()).length, 2);
   });
 
   test("a withdrawal that overtakes its request is the last word", async () => {
