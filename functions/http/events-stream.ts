@@ -63,8 +63,10 @@ async function* texts(watch: EventsWatch, left: AbortSignal): AsyncGenerator<str
       for await (const { event } of place.read(ports.chronicle, nowMs, ({ event }) => wants(event))) {
         if (left.aborted) return;
         isNews = true;
-        yield eventText({ id: place.id, name: event.type, data: event });
+        // Of an answer that comes whole only the last is of use, and in a storm one has up to 4 KB.
+        yield eventText({ id: isWhole ? null : place.id, name: event.type, data: event });
       }
+      if (isWhole && isNews) yield `id: ${place.id}\n\n`;
       for (const { name, data } of place.isBehind ? [] : ((await rows?.changed()) ?? [])) {
         isNews ||= !isWhole || looks > 1;
         yield eventText({ id: null, name, data });

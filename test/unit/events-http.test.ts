@@ -366,6 +366,28 @@ describe("the stream of everything", () => {
     );
   });
 
+  test("a storm over such a carrier: its answer is as large as its lines, for only the last place is of use", async () => {
+    const nowMs = Date.parse(fleet.ports.clock.now());
+    const lines = Array.from({ length: 400 }, (_, serial) => ({
+      at: `${positionAt(nowMs - 5_000 + serial)}${String(serial).padStart(16, "0")}`,
+      event: line(serial),
+    }));
+    fleet.ports.chronicle.after = async ({ at, limit }) =>
+      lines.filter((entry) => at === null || entry.at > at).slice(0, limit);
+    const poll = () =>
+      appWith({ delivers: "whole", msMax: 60_000 }).request(
+        `http://api.test/v1/events?live=false&since=${new Date(nowMs - 10_000).toISOString()}`,
+        { headers: { authorization: `Bearer ${adminToken}`, accept: "text/event-stream" } },
+      );
+    const text = await (await poll()).text();
+    assert.ok(text.length < 400 * (JSON.stringify(line(400)).length + 200), `${text.length} characters`);
+    const again = await open(`?live=false`, [...text.matchAll(/^id: (.*)$/gm)].at(-1)?.[1], {
+      delivers: "whole",
+      msMax: 30,
+    });
+    assert.deepEqual(await again.rest(), []);
+  });
+
   test("a long past of which nothing is wanted: how far it was looked through is told on the way", async () => {
     const past = longPast(4_000);
     const stream = await open(`?live=false&types=host&since=${past.since}`);
