@@ -288,8 +288,13 @@ export function createRuleRunner(ports: RulePorts): RuleRunner {
     };
   }
 
+  /** One rule's trouble is not the others', and is told when all have heard. */
   async function toldOf(records: readonly RuleRecord[], event: TriggerEvent): Promise<void> {
-    for (const { name, rule } of records) if (rule.when.kind === "host-shutdown") await triggered(name, [event]);
+    const failed: unknown[] = [];
+    for (const { name, rule } of records)
+      if (rule.when.kind === "host-shutdown")
+        await triggered(name, [event]).catch((error: unknown) => failed.push(error));
+    if (failed.length > 0) throw failed[0];
   }
 
   /** Reads nothing where no rule asks for it. */

@@ -436,6 +436,22 @@ describe("a rule that hears of it", () => {
     assert.match(ended?.reason ?? "", /nobody approved it in time/);
   });
 
+  test("hears of it whatever becomes of another that does", async () => {
+    const world = ruleWorld();
+    await world.write(shutdownRule({ name: "broken", which: { names: ["host2"] } }));
+    await world.write(shutdownRule());
+    const { state } = world.rules;
+    world.rules.state = async (name) => {
+      if (name === "broken") throw new Error("its item cannot be read");
+      return state.call(world.rules, name);
+    };
+    await assert.rejects(
+      world.runner.shutdown(eventOfShutdown(shutdown(world, "now-1", 10 * minuteMs), host, "fire")),
+      /cannot be read/,
+    );
+    assert.deepEqual(world.evacuated(), ["host1"]);
+  });
+
   test("matches the kind of shutdown by its label", async () => {
     const world = ruleWorld();
     await world.write(shutdownRule({ when: { kind: "host-shutdown", matchers: { kind: ["poweroff", "halt"] } } }));
