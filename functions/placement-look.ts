@@ -197,6 +197,7 @@ export async function lookAround(ports: Ports, look: Look): Promise<Seen> {
     id: host.id,
     cordoned: host.cordoned,
     silentSinceMs: isConnected(host, ports) ? null : Date.parse(host.lastSeenAt ?? host.enrolledAt),
+    shutting: isShutting(host, ports),
     network: networkOf(host.facts?.labels ?? {}),
   }));
   return {

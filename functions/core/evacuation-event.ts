@@ -21,6 +21,8 @@ export interface SeenHost {
   cordoned: boolean;
   /** Unix time since which nothing was heard of it, once it counts as offline; null: it is heard of. */
   silentSinceMs: number | null;
+  /** It has said that it shuts down: its silence is no failure. Absent: it has not. */
+  shutting?: boolean;
   /** The value of its label `network`; null: it has none. */
   network: string | null;
 }

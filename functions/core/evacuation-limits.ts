@@ -52,13 +52,14 @@ export const brakeHoldMs = 10 * 60_000;
 
 /**
  * The mass-failure brake: how many hosts went silent within one window and are silent still, where that is too many; else null.
+ * Who has said that it shuts down is none of them.
  * It lifts by itself: when enough of them are heard of again, or `brakeHoldMs` later. Decided from what is seen alone, so
  * that a restart of the control plane changes nothing about it.
  */
 export function massSilence(hosts: readonly SeenHost[], atMs: number): { silent: number; of: number } | null {
   const since = hosts
-    .flatMap(({ silentSinceMs }) =>
-      silentSinceMs !== null && atMs - silentSinceMs <= brakeHoldMs ? [silentSinceMs] : [],
+    .flatMap(({ silentSinceMs, shutting }) =>
+      silentSinceMs !== null && shutting !== true && atMs - silentSinceMs <= brakeHoldMs ? [silentSinceMs] : [],
     )
     .sort((one, other) => one - other);
   let silent = 0;

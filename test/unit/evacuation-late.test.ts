@@ -132,6 +132,21 @@ test("what is on its way to the host when it is to be emptied is moved on as wel
   }
 });
 
+test("hosts that have said that they shut down are no mass failure: a rack that goes down keeps nobody from being emptied", async () => {
+  for (const isSaid of [true, false]) {
+    const fleet = await evacuationFleet([1, 2, 3].map((index) => numbered(index)));
+    const at = fleet.ports.clock.now();
+    for (const index of [4, 5]) {
+      await fleet.addHost(index);
+      const shuttingUntil = new Date(Date.parse(at) + 15 * 60_000).toISOString();
+      await fleet.ports.hosts.seen(hostId(index), { at, ...(isSaid ? { shuttingUntil } : {}) });
+    }
+    const { id } = await begin(fleet, { outMax: 1 });
+    for (let minutes = 0; minutes < 2; minutes += 1) await fleet.minute([1, 2, 3]);
+    assert.equal((await loaded(fleet, id)).held === null, isSaid);
+  }
+});
+
 test("what is stranded takes nobody's slot: the others go on", async () => {
   const fleet = await evacuationFleet([1, 2, 3].map((index) => numbered(index)));
   const { migrations } = fleet.ports;
