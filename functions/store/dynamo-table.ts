@@ -224,10 +224,14 @@ export class DynamoTable {
   }
 
   /** Writes one whole item. `what` names it in a fault. `msMax`: it is not sent, nor tried again, when so much time has passed; absent: as for all. */
-  put(what: string, item: Item, condition: Condition, msMax?: number): Promise<WriteResult> {
-    const options = msMax === undefined ? {} : { abortSignal: AbortSignal.timeout(msMax) };
+  async put(what: string, item: Item, condition: Condition, msMax?: number): Promise<WriteResult> {
     const input = { TableName: this.name, Item: item, ...conditionInput(condition) };
-    return this.#write(what, () => this.#client.send(new PutItemCommand(input), options));
+    const send = (options = {}) => this.#write(what, () => this.#client.send(new PutItemCommand(input), options));
+    if (msMax === undefined) return send();
+    const late = new AbortController();
+    // Cleared at once: a Durable Object does not rest while a timer is open.
+    const timer = setTimeout(() => late.abort(), msMax);
+    return send({ abortSignal: late.signal }).finally(() => clearTimeout(timer));
   }
 
   /** Changes attributes of one item. `expression` is DynamoDB's UpdateExpression. */
