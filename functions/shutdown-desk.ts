@@ -67,6 +67,9 @@ async function close(
   }
 }
 
+/** How long a look takes at most that tells of what took the place of another: until then another look does not say that the other is over. */
+const joinsMsMax = 30_000;
+
 /** What stands is told first: what it takes the place of must not cancel what both have asked for. */
 const order: readonly ShutdownStep[] = ["fire", "resolve", "wait", "forget"];
 
@@ -83,10 +86,13 @@ export async function lookAtShutdowns(
   const steps = standing
     .map((shutdown) => ({ shutdown, step: stepOfShutdown(shutdown, nowMs) }))
     .sort((one, other) => order.indexOf(one.step) - order.indexOf(other.step));
+  const stands = new Set(steps.flatMap(({ shutdown, step }) => (step === "fire" ? [shutdown.hostId] : [])));
   const unheard = new Set<string>();
   for (const { shutdown, step } of steps)
     try {
-      if (step === "resolve" && unheard.has(shutdown.hostId)) continue;
+      const { hostId, withdrawnAt } = shutdown;
+      const isFresh = withdrawnAt !== null && nowMs - Date.parse(withdrawnAt) < joinsMsMax;
+      if (step === "resolve" && (unheard.has(hostId) || (isFresh && stands.has(hostId)))) continue;
       const host = known.get(shutdown.hostId);
       if (step === "forget" || host === undefined) await shutdowns.forget(shutdown);
       else if (step !== "wait") await tell(eventOfShutdown(shutdown, host, step));

@@ -231,6 +231,44 @@ describe("from the socket to an evacuation", () => {
     }
   });
 
+  test("so it is where each of the two words starts a look of its own, and the second is faster", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    await fleet.hello();
+    await fleet.say(said());
+    const { lookAtShutdowns } = fleet.rules.runner;
+    await lookAtShutdowns();
+    await fleet.say(said({ requestId: "now-2" }));
+    const { hosts } = fleet.ports;
+    const list = hosts.list.bind(hosts);
+    const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    let calls = 0;
+    hosts.list = async () => {
+      calls += 1;
+      // It has claimed the newer request and not joined it to the run yet.
+      if (calls === 2) {
+        reached.resolve();
+        await released.promise;
+      }
+      return list();
+    };
+    const slow = lookAtShutdowns();
+    await reached.promise;
+    await fleet.say(said({ state: "withdrawn" }));
+    await lookAtShutdowns();
+    released.resolve();
+    await slow;
+    for (let looks = 0; looks < 2; looks += 1) {
+      fleet.pass(minuteMs);
+      await fleet.say({ type: "heartbeat" });
+      await fleet.rules.runner.tick();
+    }
+    assert.deepEqual(
+      (await fleet.evacuations()).map(({ status }) => status),
+      ["running"],
+    );
+  });
+
   test("one that comes while the evacuation of a withdrawn one ends is heard when that has ended, while there is time", async () => {
     const fleet = await fleetOfTwo();
     await fleet.write({ how: { coolDown: "1m" } });
