@@ -4,7 +4,7 @@ import { evacuationRefusal } from "./core/evacuation-new.ts";
 import { freshEvacuation, freshRestore, type Wish } from "./evacuation-request.ts";
 import type { EvacuationRunner } from "./evacuation-runner.ts";
 import type { DedupStore, HostRecord, Ports, RuleStore } from "./ports.ts";
-import { hostRefusals, isConnected } from "./refusals.ts";
+import { hostRefusals, isConnected, isShutting } from "./refusals.ts";
 import { createRuleBook } from "./rule-book.ts";
 import { createRuleRunner, type RuleFleet } from "./rule-runner.ts";
 import { cronerCron } from "./schedule/croner-cron.ts";
@@ -55,6 +55,7 @@ export function createRuleFleet(
         labels: host.facts?.labels ?? {},
         connected: isConnected(host, ports),
         cordoned: host.cordoned,
+        shutting: isShutting(host, ports),
       }));
     },
 

@@ -144,7 +144,7 @@ function withEnds(state: RuleState, record: RuleRecord, facts: StepFacts): RuleS
         host: entry.host,
         evacuationId: entry.evacuationId,
         restoreId: null,
-        away: false,
+        away: isForShutdown(state.run, entry),
         looksBack: 0,
         since: iso(facts.nowMs),
       });
@@ -159,6 +159,10 @@ function withEnds(state: RuleState, record: RuleRecord, facts: StepFacts): RuleS
     beyond.map((entry) => notRestored(entry, iso(facts.nowMs), why(entry.host.name))),
   );
 }
+
+/** It was to shut down, and comes back from that perhaps before anybody has seen it silent. */
+const isForShutdown = (run: RuleState["run"], { causes }: RunHost): boolean =>
+  run?.event.type === "dev.vmferry.trigger.host-shutdown" && !causes.some((key) => key.startsWith("person "));
 
 function withStarts(state: RuleState, record: RuleRecord, facts: StepFacts): RuleState {
   const { run } = state;
@@ -221,7 +225,7 @@ const recent = (starts: Readonly<Record<string, string>>): Record<string, string
 export const looksBackMin = 3;
 
 /**
- * A host is back when it has answered for a while after a silence, or when a person has opened it to domains. A paused rule sees that and waits. What is not back
+ * A host is back when it has answered for a while after a silence or a shutdown that is over, or when a person has opened it to domains. A paused rule sees that and waits. What is not back
  * within `restoreWaitMsMax` is left to a person, and that is said.
  */
 function withRestores(state: RuleState, { paused }: RuleRecord, facts: StepFacts): RuleState {
@@ -246,7 +250,7 @@ function withRestores(state: RuleState, { paused }: RuleRecord, facts: StepFacts
       );
     }
     if (host === undefined || entry.restoreId !== null) return [entry];
-    if (!host.connected) return [{ ...entry, away: true, looksBack: 0 }];
+    if (!host.connected || (host.shutting === true && entry.away)) return [{ ...entry, away: true, looksBack: 0 }];
     const looksBack = entry.away ? Math.min(entry.looksBack + 1, looksBackMin) : 0;
     const isBack = looksBack >= looksBackMin || !host.cordoned;
     return [{ ...entry, looksBack, ...(isBack && !paused ? { restoreId: facts.newId() } : {}) }];

@@ -138,6 +138,8 @@ export interface RuleHost {
   /** It spoke lately. A silent host is never evacuated. */
   connected: boolean;
   cordoned: boolean;
+  /** It has said that it shuts down. Absent: it has not. */
+  shutting?: boolean;
 }
 
 export const labelsMatch = (

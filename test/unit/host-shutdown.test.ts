@@ -474,6 +474,32 @@ describe("a rule that hears of it", () => {
     assert.match(ended?.reason ?? "", /nobody approved it in time/);
   });
 
+  test("brings home what a host gave away whose reboot was too short for anybody to see it silent, and not while it still shuts down", async () => {
+    const world = ruleWorld();
+    await world.write(shutdownRule({ after: { restore: "whenBack" } }));
+    await world.runner.shutdown(eventOfShutdown(shutdown(world, "now-1", 10 * minuteMs), host, "fire"));
+    const closed = (shutting: boolean) =>
+      world.script.hosts.map((each) => (each.name === "host1" ? { ...each, cordoned: true, shutting } : each));
+    world.script.hosts = closed(true);
+    world.end("host1");
+    await world.minutes(5);
+    assert.deepEqual(world.restored(), []);
+    world.script.hosts = closed(false);
+    await world.minutes(5);
+    assert.deepEqual(world.restored(), ["host1"]);
+  });
+
+  test("leaves a host alone that a person has emptied by it", async () => {
+    const world = ruleWorld();
+    const record = await world.write(shutdownRule({ after: { restore: "whenBack" } }));
+    await world.runner.run(record, { by: "test", id: "1", hosts: null });
+    assert.deepEqual(world.evacuated(), ["host1"]);
+    world.script.hosts = world.script.hosts.map((each) => ({ ...each, cordoned: each.name === "host1" }));
+    world.end("host1");
+    await world.minutes(5);
+    assert.deepEqual(world.restored(), []);
+  });
+
   test("hears of it whatever becomes of another that does", async () => {
     const world = ruleWorld();
     await world.write(shutdownRule({ name: "broken", which: { names: ["host2"] } }));
