@@ -105,7 +105,8 @@ export async function fleetRun(options: RunOptions): Promise<RunFigures> {
     const onePoll = scaled(less(polled, scaled(idle, (performance.now() - pollMs) / 60_000)), 1 / (pollsMeasured + 1));
     const inventory = less(
       usedBetween(beforeStorm, afterStorm),
-      plus(scaled(onePoll, polls + 1), scaled(idle, settledMs / 60_000)),
+      // Heartbeats of those who were connected already: of half of them while the storm lasted.
+      plus(scaled(onePoll, polls + 1), scaled(idle, (settledMs - storm.allMs / 2) / 60_000)),
     );
     say(`idle: ${idle.requests.toFixed(0)} requests a minute`);
 
