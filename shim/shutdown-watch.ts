@@ -137,18 +137,13 @@ export class ShutdownWatch {
     this.#told = this.#told.filter((each) => each.request.requestId !== requestId || each.state !== state);
   }
 
-  /** Until `signal`. Where no logind answers at the start it says so once and does nothing. Never rejects. */
+  /** Until `signal`. Where no logind answers at the start it says so once and asks again now and then, and does nothing else. Never rejects. */
   async run(): Promise<void> {
-    const { clock, log, signal } = this.#parts;
-    try {
-      this.#shutting = await this.#logind.shutting();
-    } catch (error) {
-      log.write("info", "no systemd-logind here: a shutdown of this host is neither held nor told", {
-        cause: error instanceof Error ? error.message : String(error),
-      });
-      return;
-    }
-    this.#sayBounds(this.#shutting);
+    const { clock, signal } = this.#parts;
+    const first = await this.#first();
+    if (first === null) return;
+    this.#shutting = first;
+    this.#sayBounds(first);
     const watching = this.#listen();
     let askedMs = clock.monotonicMs();
     let scheduled = await this.#logind.scheduledText();
@@ -167,6 +162,23 @@ export class ShutdownWatch {
       this.#wake = null;
     }
     await Promise.all([this.#block.release(), this.#delay.release(), watching]);
+  }
+
+  /** Logind's first answer, however long it takes: it may be about to start, or the host be too busy with its own start. Null: `signal` came before. */
+  async #first(): Promise<Shutting | null> {
+    const { clock, log, signal } = this.#parts;
+    for (let attempt = 0; !signal.aborted; attempt += 1) {
+      try {
+        return await this.#logind.shutting();
+      } catch (error) {
+        if (attempt === 0)
+          log.write("info", "no systemd-logind here: a shutdown of this host is neither held nor told", {
+            cause: error instanceof Error ? error.message : String(error),
+          });
+      }
+      await clock.sleep(inhibitBackoff.baseMs + jitteredMs(attempt, inhibitBackoff, clock.random), signal);
+    }
+    return null;
   }
 
   /** Shortly before one comes due, and from then on, nothing is left to hints. */

@@ -334,7 +334,8 @@ test("where no logind answers it is said once, and nothing else is done", async 
   process.env.DBUS_SYSTEM_BUS_ADDRESS = "unix:path=/nonexistent/bus";
   try {
     const logged: string[] = [];
-    await new ShutdownWatch({
+    const stop = new AbortController();
+    const ended = new ShutdownWatch({
       host: "host1",
       budgetMs: 1,
       lock: "block",
@@ -342,9 +343,13 @@ test("where no logind answers it is said once, and nothing else is done", async 
       send: () => assert.fail("something was said"),
       clock: systemClock,
       log: { write: (level, message) => void logged.push(`${level} ${message}`) },
-      signal: new AbortController().signal,
+      signal: stop.signal,
     }).run();
     const { verdict, says } = await checkShutdown();
+    // It is asked again, and said no more.
+    await sleep(3_000);
+    stop.abort();
+    await ended;
     assert.equal(verdict, "warn");
     assert.match(says, /^no systemd-logind answers/);
     assert.deepEqual(logged, ["info no systemd-logind here: a shutdown of this host is neither held nor told"]);
