@@ -17,8 +17,8 @@ import { HostPool } from "./host-pool.ts";
 import type { Look } from "./host-process.ts";
 
 const pollMs = 500;
-/** Of one request that a store's trouble refuses. */
-const requestTriesMax = 5;
+/** Of one request that has no answer or that a store's trouble refuses: a restart takes some seconds. */
+const requestTriesMax = 30;
 const chosenParts = 3;
 /** Nothing new was written for so long: the inventories have settled. */
 const settledMs = 4_000;
@@ -54,7 +54,7 @@ export class Fleet {
   readonly layout: FleetLayout;
   readonly control: ControlPlane;
   readonly pool: HostPool;
-  /** Requests that were answered with 503 and repeated under their key, as a patient client does. */
+  /** Requests without an answer, or answered with 503, that were repeated under their key, as a patient client does. */
   repeated = 0;
   readonly #folder: string;
 
@@ -172,12 +172,13 @@ export class Fleet {
         const body = { host, policy: limits };
         const key = randomUUID();
         for (let tries = 1; ; tries += 1) {
-          const { status, text } = await this.control.ask("POST", "/v1/evacuations", body, key);
-          if (status === 202) return evacuationSchema.parse(JSON.parse(text)).id;
-          if (status !== 503 || tries >= requestTriesMax)
-            throw new Error(`the evacuation of ${host} was answered with ${status}: ${text}`);
+          // No answer: the control plane was killed over it, and is on its way back.
+          const answer = await this.control.ask("POST", "/v1/evacuations", body, key).catch(() => null);
+          if (answer?.status === 202) return evacuationSchema.parse(JSON.parse(answer.text)).id;
+          if ((answer !== null && answer.status !== 503) || tries >= requestTriesMax)
+            throw new Error(`the evacuation of ${host}: ${answer === null ? "no answer" : answer.text}`);
           this.repeated += 1;
-          await sleep(pollMs);
+          await sleep(2 * pollMs);
         }
       }),
     );
