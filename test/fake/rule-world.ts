@@ -9,9 +9,9 @@ import { createSecretSeal } from "#functions/secret-seal";
 import { createTriggerDesk } from "#functions/trigger-desk";
 import type { Fault } from "#protocol/fault";
 import { controlSigner } from "#test/fake/control-key";
+import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 import { MemoryDedup, MemoryRules } from "#test/fake/memory-rules";
 import { MemoryShutdowns } from "#test/fake/memory-shutdowns";
-import { MemoryChronicle, positionsBy } from "#test/fake/memory-chronicle";
 
 export const ruleHostId = (index: number) => `h_01JD00000000000000000000${String(index).padStart(2, "0")}`;
 export const ruleHost = (index: number, fields: Partial<RuleHost> = {}): RuleHost => ({
