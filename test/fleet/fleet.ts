@@ -1,5 +1,6 @@
 /** A simulated fleet under the real local control plane: begun, connected, settled, emptied host by host, killed, and judged at the end by what really happened. */
 import { randomUUID } from "node:crypto";
+import { existsSync, realpathSync, rmSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -71,6 +72,8 @@ export class Fleet {
     const folder = await mkdtemp(join(tmpdir(), "vmferry-fleet-"));
     const states = join(folder, "shims");
     await makeMemoryFolder(states);
+    // An interrupted run leaves no shims' folders in the machine's memory.
+    process.once("exit", () => existsSync(states) && rmSync(realpathSync(states), { recursive: true, force: true }));
     let control: ControlPlane | null = null;
     let pool: HostPool | null = null;
     try {
