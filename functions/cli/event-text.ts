@@ -1,5 +1,6 @@
 /** One event in one line: when, what kind, and in words what it was about and who or what asked for it. */
 import type { ChronicleEvent } from "../core/chronicle-event.ts";
+import { count } from "./plan-text.ts";
 import { durationText } from "./terminal.ts";
 
 /** The type without what all have in common. */
@@ -38,7 +39,7 @@ export function eventWords(event: ChronicleEvent): string {
     case "dev.vmferry.evacuation.started": {
       const { kind, host, domains, id, origin, deadlineAt } = event.data;
       const until = deadlineAt === null ? "" : `, until ${deadlineAt}`;
-      return `${kind} ${host.name}, ${domains} domains${until} (${id}), asked by ${byOf(origin)}`;
+      return `${kind} ${host.name}, ${count(domains, "domain")}${until} (${id}), asked by ${byOf(origin)}`;
     }
     case "dev.vmferry.evacuation.ended": {
       const { kind, host, status, durationMs, counts, id, error, origin } = event.data;
