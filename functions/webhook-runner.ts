@@ -17,6 +17,7 @@ import {
   settled,
   type WebhookDelivery,
   type WebhookOutcome,
+  waitedFor,
 } from "./core/webhook-delivery.ts";
 import type { Chronicle, Clock, Ids, Log, WebhookStore } from "./ports.ts";
 import type { SecretSeal } from "./secret-seal.ts";
@@ -119,13 +120,13 @@ export function createWebhookRunner(ports: WebhookPorts): WebhookRunner {
         continue;
       }
       if (!isHeld && !(await commit(leased(delivery, holder, nowMs())))) return null;
-      for (const entry of wanted) {
+      for (const [index, entry] of wanted.entries()) {
         const outcome = await slots(async () => {
           if (isOver() || !mayPost(delivery, postMsMax, nowMs())) return null;
           return post(record, entry.event);
         });
         if (outcome === null) {
-          await commit(rested(delivery, delivery.cursor));
+          await commit(waitedFor(rested(delivery, delivery.cursor), entry));
           return clock.now();
         }
         const { delivery: next, verdict } = settled(delivery, entry, outcome, {
@@ -135,10 +136,12 @@ export function createWebhookRunner(ports: WebhookPorts): WebhookRunner {
         });
         const isPast = verdict === "delivered" || verdict === "dropped";
         // The last of all that is there gives the lease back in the same write.
-        const isDone = isPast && isEnd && entry === wanted.at(-1);
+        const behind = wanted[index + 1];
+        const isDone = isPast && isEnd && behind === undefined;
         const done = { ...next, cursor: last?.at ?? next.cursor, lease: null };
+        const onward = isPast && behind !== undefined ? waitedFor(next, behind) : next;
         // Somebody has changed the webhook, or has taken over from us: they go on from what is stored.
-        if (!(await commit(isDone ? done : next))) return null;
+        if (!(await commit(isDone ? done : onward))) return null;
         said(record, entry, next, verdict);
         if (verdict === "gone") await pause(record);
         if (!isPast) return next.notBefore;

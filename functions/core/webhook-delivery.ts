@@ -35,6 +35,7 @@ export const retryAfterMsMax = 6 * 60 * 60_000;
 export const leaseMs = 45_000;
 
 const refSchema = z.object({ eventId: z.string(), type: z.string(), writtenAt: z.string() });
+type EventRef = z.infer<typeof refSchema>;
 
 export const webhookDeliverySchema = z.object({
   /** The webhook's id. */
@@ -49,7 +50,7 @@ export const webhookDeliverySchema = z.object({
   attempts: z.int(),
   failingSince: z.nullable(z.string()),
   notBefore: z.nullable(z.string()),
-  /** The event whose attempt failed last; those behind it wait. */
+  /** The oldest event that is known to wait, because its attempt failed or others before it took all the time; null: none does. */
   pending: z.nullable(refSchema),
   lastAttemptAt: z.nullable(z.string()),
   /** Null: there was no answer. */
@@ -118,6 +119,18 @@ export const rested = (delivery: WebhookDelivery, cursor: string): WebhookDelive
   lease: null,
 });
 
+const refOf = ({ at, event }: ChronicleEntry): EventRef => ({
+  eventId: event.id,
+  type: event.type,
+  writtenAt: text(positionMs(at)),
+});
+
+/** This event is the next one. A receiver that takes everything, but more slowly than it happens, falls behind visibly. */
+export const waitedFor = (delivery: WebhookDelivery, entry: ChronicleEntry): WebhookDelivery => ({
+  ...delivery,
+  pending: refOf(entry),
+});
+
 /** Whether there is time for one more post under this lease. */
 export const mayPost = ({ lease }: WebhookDelivery, postMsMax: number, nowMs: number): boolean =>
   lease !== null && Date.parse(lease.until) - nowMs > postMsMax;
@@ -147,7 +160,7 @@ export function settled(
     const counted = { delivered: delivery.delivered + 1, deliveredAt: now, attempts: 0, failingSince: null };
     return { verdict: "delivered", delivery: { ...tried, ...past, ...counted } };
   }
-  const pending = { eventId: event.id, type: event.type, writtenAt: text(positionMs(at)) };
+  const pending = refOf({ at, event });
   const failed = { ...tried, failed: delivery.failed + 1, pending };
   if (status === 410) return { verdict: "gone", delivery: { ...failed, lease: null } };
   const attempts = delivery.attempts + 1;
@@ -205,6 +218,6 @@ export const replayed = (delivery: WebhookDelivery, sinceMs: number): WebhookDel
   pending: null,
 });
 
-/** For how long the oldest event that failed waits; 0: none does. */
+/** For how long the oldest event that is known to wait has waited; 0: none does. */
 export const lagMs = ({ pending }: WebhookDelivery, nowMs: number): number =>
   pending === null ? 0 : Math.max(0, nowMs - Date.parse(pending.writtenAt));

@@ -33,7 +33,7 @@ const families: readonly { name: string; help: string; type: MetricFamily["type"
   },
   {
     name: "vmferry_webhook_lag_seconds",
-    help: "For how long the oldest event that failed has waited; 0 when none does.",
+    help: "For how long the oldest event that is known to wait has waited; 0 when none does.",
     type: "gauge",
     read: (delivery, _record, nowMs) => lagMs(delivery, nowMs) / 1_000,
   },

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
 import { chronicleSettleMs } from "#core/limits";
-import { leaseMs } from "#core/webhook-delivery";
+import { lagMs, leaseMs } from "#core/webhook-delivery";
 import { createSecretSeal } from "#functions/secret-seal";
 import { createWebhookRunner } from "#functions/webhook-runner";
 import { controlSigner } from "#test/fake/control-key";
@@ -63,9 +63,14 @@ describe("how far a look goes", () => {
     const first = await world.runner.tick();
     assert.equal(first.againAt, world.clock.now());
     assert.ok(world.posts.length >= 20 && world.posts.length < 40, `${world.posts.length} posts`);
-    assert.equal((await world.delivery("one"))?.lease, null);
+    const behind = await world.delivery("one");
+    assert.equal(behind?.lease, null);
+    // A receiver that takes everything and is too slow is seen to fall behind.
+    assert.equal(behind?.pending?.eventId, `e${world.posts.length}`);
+    assert.ok(behind !== null && lagMs(behind, Date.parse(world.clock.now())) > chronicleSettleMs);
     while ((await world.runner.tick()).againAt !== null);
     assert.equal(world.posts.length, 60);
+    assert.equal((await world.delivery("one"))?.pending, null);
   });
 
   test("what is younger than the chronicle settles is left for later, and is not passed over", async () => {
