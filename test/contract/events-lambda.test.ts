@@ -1,48 +1,25 @@
 /** `/v1/events` by the bundle as Lambda runs it behind API Gateway, which hands an answer over only when it is whole: long polls in processes that keep nothing. */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { build } from "esbuild";
 import { chronicleEventSchema } from "#core/chronicle-event";
-import { openDynalite } from "#functions/cli/up-dynalite";
-import { createDynamoClient, createTable } from "#functions/store/dynamo-table";
 import { LambdaHttpServer } from "#lab/lambda-http-server";
 import { LambdaFunction } from "#lab/lambda-process";
-import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { run } from "#test/fake/memory-terminal";
-import { lambdaBuild } from "../../infra/lambda-build.ts";
+import { type LambdaStage, openLambdaStage } from "./lambda-stage.ts";
 
 const adminToken = "events-admin-token";
-const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-const region = "eu-central-1";
+const _credentials = { accessKeyId: "local", secretAccessKey: "local" };
+const _region = "eu-central-1";
 
-let folder: string;
-let dynalite: Awaited<ReturnType<typeof openDynalite>>;
+let stage: LambdaStage;
 let lambda: LambdaFunction;
 let server: LambdaHttpServer;
 
 before(async () => {
-  folder = await mkdtemp(join(tmpdir(), "vmferry-events-lambda-"));
-  await build({ ...lambdaBuild(join(import.meta.dirname, "../..")), outdir: join(folder, "dist") });
-  dynalite = await openDynalite(join(folder, "store"));
-  await createTable(createDynamoClient({ region, endpoint: dynalite.endpoint, credentials }), "vmferry");
+  stage = await openLambdaStage(adminToken);
   lambda = new LambdaFunction({
-    file: join(folder, "dist", "lambda-http.mjs"),
-    env: {
-      TABLE: "vmferry",
-      BUCKET: "bundles",
-      AWS_REGION: region,
-      AWS_ACCESS_KEY_ID: credentials.accessKeyId,
-      AWS_SECRET_ACCESS_KEY: credentials.secretAccessKey,
-      DYNAMODB_ENDPOINT: dynalite.endpoint,
-      SOCKET_URL: "wss://sockets.example/prod",
-      SOCKET_CALLBACK_URL: "http://127.0.0.1:9/prod",
-      ADMIN_TOKEN_SHA256: createHash("sha256").update(adminToken).digest("hex"),
-      TICKET_KEY: controlKeyPkcs8(),
-    },
+    file: stage.fileOf("lambda-http"),
+    env: stage.env,
     mode: "warm",
     onLine: () => undefined,
   });
@@ -52,8 +29,7 @@ before(async () => {
 after(async () => {
   await server?.close();
   await lambda?.close();
-  await dynalite?.close();
-  await rm(folder, { recursive: true });
+  await stage?.close();
 });
 
 test("a follower hears what is asked for while it waits and between two polls, each line once", async () => {

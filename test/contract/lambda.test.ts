@@ -1,83 +1,51 @@
 /** The bundles as Lambda runs them, each in processes of its own, over the embedded DynamoDB and the S3 face: warm, and cold each time. */
 import assert from "node:assert/strict";
 import { createHash, generateKeyPairSync, sign } from "node:crypto";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { build } from "esbuild";
 import * as z from "zod/mini";
 import { createFace } from "#functions/bundle/s3-face";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import { problemSchema } from "#functions/http/problem";
 import { DynamoMigrations } from "#functions/store/dynamo-migrations";
-import { createDynamoClient, createTable, DynamoTable } from "#functions/store/dynamo-table";
 import { LambdaHttpServer } from "#lab/lambda-http-server";
 import { LambdaError, LambdaFunction, type LambdaOptions } from "#lab/lambda-process";
 import { startTcpProxy, type TcpProxy } from "#lab/tcp-proxy";
 import { connectHeader, connectSignedText, doorSchema, formatConnectProof } from "#protocol/identity";
-import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { MemoryObjects } from "#test/fake/memory-objects";
 import { MemoryServer } from "#test/fake/memory-server";
 import { weigh } from "../../infra/bundle-contents.ts";
-import { lambdaBuild, lambdaBytesMax, lambdaNames } from "../../infra/lambda-build.ts";
+import { lambdaBytesMax, lambdaNames } from "../../infra/lambda-build.ts";
+import { type LambdaStage, openLambdaStage, stageCredentials, stageRegion, stageSocketUrl } from "./lambda-stage.ts";
 import { migration } from "./store-cases.ts";
 
 const adminToken = "lambda-admin-token";
-const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-const region = "eu-central-1";
-const socketUrl = "wss://sockets.example/prod";
-
-const root = join(import.meta.dirname, "../..");
-
-let folder: string;
-let bundles: string;
-let dynalite: { endpoint: string; close(): Promise<void> };
+let stage: LambdaStage;
 let proxy: TcpProxy;
 let bucket: MemoryServer;
 let env: Record<string, string>;
 let migrations: DynamoMigrations;
 
 before(async () => {
-  folder = await mkdtemp(join(tmpdir(), "vmferry-lambda-"));
-  bundles = join(folder, "dist");
-  await build({ ...lambdaBuild(root), outdir: bundles });
-  dynalite = await openDynalite(join(folder, "store"));
-  const client = createDynamoClient({ region, endpoint: dynalite.endpoint, credentials });
-  await createTable(client, "vmferry");
-  migrations = new DynamoMigrations(new DynamoTable(client, "vmferry"), { now: () => new Date().toISOString() });
-  proxy = await startTcpProxy({ targetPort: Number(new URL(dynalite.endpoint).port) });
+  stage = await openLambdaStage(adminToken);
+  migrations = new DynamoMigrations(stage.table, { now: () => new Date().toISOString() });
+  proxy = await startTcpProxy({ targetPort: Number(new URL(stage.endpoint).port) });
   const face = createFace({
     objects: new MemoryObjects(),
     bucket: "bundles",
-    region,
-    keys: credentials,
+    region: stageRegion,
+    keys: stageCredentials,
     nowMs: () => Date.now(),
   });
   bucket = new MemoryServer(face);
   await bucket.start();
-  env = {
-    TABLE: "vmferry",
-    BUCKET: "bundles",
-    AWS_REGION: region,
-    AWS_ACCESS_KEY_ID: credentials.accessKeyId,
-    AWS_SECRET_ACCESS_KEY: credentials.secretAccessKey,
-    DYNAMODB_ENDPOINT: `http://127.0.0.1:${proxy.port}`,
-    S3_ENDPOINT: `${bucket.url}/s3`,
-    SOCKET_URL: socketUrl,
-    // Nobody is connected here, so nobody is called back.
-    SOCKET_CALLBACK_URL: "http://127.0.0.1:9/prod",
-    ADMIN_TOKEN_SHA256: createHash("sha256").update(adminToken).digest("hex"),
-    TICKET_KEY: controlKeyPkcs8(),
-  };
+  env = { ...stage.env, DYNAMODB_ENDPOINT: `http://127.0.0.1:${proxy.port}`, S3_ENDPOINT: `${bucket.url}/s3` };
 });
 
 after(async () => {
   await proxy?.close();
   await bucket?.stop();
-  await dynalite?.close();
-  await rm(folder, { recursive: true });
+  await stage?.close();
 });
 
 /** A function and its door, closed after `use`. */
@@ -87,7 +55,7 @@ async function served<T>(
 ): Promise<T> {
   const lines: string[] = [];
   const lambda = new LambdaFunction({
-    file: join(bundles, "lambda-http.mjs"),
+    file: stage.fileOf("lambda-http"),
     env,
     onLine: (line) => lines.push(line),
     ...options,
@@ -136,10 +104,10 @@ const enrolledSchema = z.object({ hostId: z.string(), name: z.string() });
 
 test("no bundle outgrows its bound, and none holds what its function does not need", async () => {
   for (const name of lambdaNames) {
-    const { rawBytes } = await weigh(join(bundles, `${name}.mjs`));
+    const { rawBytes } = await weigh(stage.fileOf(name));
     assert.ok(rawBytes < lambdaBytesMax[name], `${name} has ${rawBytes} bytes`);
   }
-  assert.doesNotMatch(await readFile(join(bundles, "lambda-timer.mjs"), "utf8"), /openapi|application\/problem\+json/);
+  assert.doesNotMatch(await readFile(stage.fileOf("lambda-timer"), "utf8"), /openapi|application\/problem\+json/);
 });
 
 for (const mode of ["warm", "cold"] as const)
@@ -169,12 +137,12 @@ for (const mode of ["warm", "cold"] as const)
         assert.match(await (await ask("/v1/hosts")).text(), new RegExp(hostId));
 
         const door = doorSchema.parse(await (await ask("/v1/shim-door", { token: null })).json());
-        assert.deepEqual([door.socket, door.hello], [socketUrl, "connect"]);
+        assert.deepEqual([door.socket, door.hello], [stageSocketUrl, "connect"]);
         const proofAt = (atMs: number) => {
           const proof = { hostId, atMs, nonce: "n".repeat(43) };
           const signature = sign(
             null,
-            Buffer.from(connectSignedText({ ...proof, socket: socketUrl })),
+            Buffer.from(connectSignedText({ ...proof, socket: stageSocketUrl })),
             privateKey,
           ).toString("base64url");
           return { [connectHeader]: formatConnectProof({ ...proof, signature }) };
@@ -298,7 +266,7 @@ describe("a store whose connections break", () => {
   test("by a server that closes in good order instead of answering: asked again", async () => {
     let refusals = 0;
     const relay = createServer((near) => {
-      const far = connect(Number(new URL(dynalite.endpoint).port), "127.0.0.1");
+      const far = connect(Number(new URL(stage.endpoint).port), "127.0.0.1");
       near.on("data", (chunk) => {
         if (refusals === 0) return far.write(chunk);
         refusals -= 1;
@@ -345,7 +313,7 @@ describe("a store whose connections break", () => {
 
 describe("the timer", () => {
   const timer = (more: Partial<LambdaOptions> = {}) =>
-    new LambdaFunction({ file: join(bundles, "lambda-timer.mjs"), env, mode: "warm", ...more });
+    new LambdaFunction({ file: stage.fileOf("lambda-timer"), env, mode: "warm", ...more });
 
   test("looks after what is active; twice at once does no harm", async () => {
     const state = migration();

@@ -8,11 +8,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { ruleSchema } from "#core/rule";
 import { challenge, receive, type Session } from "#functions/session";
 import { type Logind, startLogind } from "#lab/logind";
-import { isRoot, logindTools, toolsSkipReason } from "#lab/prerequisites";
+import { logindSkipReason } from "#lab/prerequisites";
 import { decodeDown, decodeUp, encode } from "#protocol/codec";
 import { helloSignedText } from "#protocol/identity";
 import { protocolFeatures, protocolVersions, type UpMessage } from "#protocol/message";
@@ -22,20 +21,10 @@ import { runShim } from "#shim/main";
 import { ShutdownWatch } from "#shim/shutdown-watch";
 import { FakeControlPlane } from "#test/fake/control-plane";
 import { domainNamed, factsOf, hostId, memoryFleet } from "#test/fake/memory-fleet";
+import { until } from "#test/fake/until";
 
 const dropIn = join(import.meta.dirname, "../../infra/systemd/logind-vmferry.conf");
-const skip = isRoot()
-  ? await toolsSkipReason("LOGIND", logindTools)
-  : "NO LOGIND: a mount namespace of its own needs root; run it as root, in a container if you like";
-
-async function until<T>(what: string, look: () => Promise<T> | T, isSo: (found: T) => boolean): Promise<T> {
-  for (let tries = 0; ; tries += 1) {
-    const found = await look();
-    if (isSo(found)) return found;
-    if (tries > 300) assert.fail(`${what}: ${JSON.stringify(found)}`);
-    await sleep(50);
-  }
-}
+const skip = await logindSkipReason();
 
 /** Two hosts and a domain on the first; what the shim of the first says goes through the codec into its proved session, and the answers come back. */
 async function fleetOfTwo(heard: (message: ReturnType<typeof decodeDown>) => void) {

@@ -10,31 +10,20 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { checkShutdown } from "#functions/cli/doctor-shutdown";
 import { type Logind, startLogind } from "#lab/logind";
-import { isRoot, logindTools, toolsSkipReason } from "#lab/prerequisites";
+import { logindSkipReason } from "#lab/prerequisites";
 import type { UpMessage } from "#protocol/message";
 import { systemClock } from "#shim/clock";
 import { readScheduled } from "#shim/logind";
 import { ShutdownWatch, type ShutdownWatchParts } from "#shim/shutdown-watch";
 import { inventoryDomain } from "#test/fake/inventory-domain";
+import { until } from "#test/fake/until";
 
 const run = promisify(execFile);
 const dropIn = join(import.meta.dirname, "../../infra/systemd/logind-vmferry.conf");
 const nobody = 65_534;
 const hourMs = 3_600_000;
 
-const skip = isRoot()
-  ? await toolsSkipReason("LOGIND", logindTools)
-  : "NO LOGIND: a mount namespace of its own needs root; run it as root, in a container if you like";
-
-/** Waits for what must come; what never comes fails with what there is. */
-async function until<T>(what: string, look: () => Promise<T> | T, isSo: (found: T) => boolean): Promise<T> {
-  for (let tries = 0; ; tries += 1) {
-    const found = await look();
-    if (isSo(found)) return found;
-    if (tries > 300) assert.fail(`${what}: ${JSON.stringify(found)}`);
-    await sleep(50);
-  }
-}
+const skip = await logindSkipReason();
 
 describe("systemd's own logind", { skip }, () => {
   let logind: Logind;

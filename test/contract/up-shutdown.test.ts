@@ -7,12 +7,12 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import * as z from "zod/mini";
 import { startUp, type Up } from "#functions/cli/up";
 import { numbered } from "#test/fake/evacuation-fleet";
 import { run } from "#test/fake/memory-terminal";
 import { ScriptedShim, type Table } from "#test/fake/scripted-shim";
+import { until } from "#test/fake/until";
 
 const minuteMs = 60_000;
 let folder: string;
@@ -29,15 +29,6 @@ const evacuationSchema = z.object({
   deadlineAt: z.nullable(z.string()),
   origin: z.object({ rule: z.nullable(z.string()) }),
 });
-
-async function until<T>(what: string, look: () => Promise<T> | T, isSo: (found: T) => boolean): Promise<T> {
-  for (let tries = 0; ; tries += 1) {
-    const found = await look();
-    if (isSo(found)) return found;
-    if (tries > 300) assert.fail(`${what}: ${JSON.stringify(found)}`);
-    await sleep(50);
-  }
-}
 
 /** What the API lists, through the command line's own token. */
 async function evacuations() {

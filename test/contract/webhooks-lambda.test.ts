@@ -1,70 +1,43 @@
 /** Webhooks by the bundles as Lambda runs them: made by one function, delivered by the timer's, each in cold processes that share nothing but the store. */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { build } from "esbuild";
 import { positionAt } from "#core/chronicle-position";
-import { openDynalite } from "#functions/cli/up-dynalite";
 import { webhookRowSchema, webhookTestedSchema, webhookWrittenSchema } from "#functions/http/webhook-resource";
 import { DynamoChronicle } from "#functions/store/dynamo-chronicle";
-import { createDynamoClient, createTable, DynamoTable } from "#functions/store/dynamo-table";
 import { isSignedBy, secretBytes } from "#functions/trigger-signature";
 import { LambdaHttpServer } from "#lab/lambda-http-server";
 import { LambdaFunction } from "#lab/lambda-process";
-import { controlKeyPkcs8 } from "#test/fake/control-key";
 import { openReceiver, type Receiver } from "#test/fake/webhook-receiver";
 import { eventOf } from "#test/fake/webhook-world";
-import { lambdaBuild } from "../../infra/lambda-build.ts";
+import { type LambdaStage, openLambdaStage } from "./lambda-stage.ts";
 
 const adminToken = "webhooks-admin-token";
-const credentials = { accessKeyId: "local", secretAccessKey: "local" };
-const region = "eu-central-1";
+const _credentials = { accessKeyId: "local", secretAccessKey: "local" };
+const _region = "eu-central-1";
 
-let folder: string;
-let dynalite: Awaited<ReturnType<typeof openDynalite>>;
+let stage: LambdaStage;
 let chronicle: DynamoChronicle;
 let receiver: Receiver;
-let env: Record<string, string>;
 const lines: string[] = [];
 /** An event is written down at this moment, long enough ago. */
 const writtenMs = Date.now() - 120_000;
 
 before(async () => {
-  folder = await mkdtemp(join(tmpdir(), "vmferry-webhooks-lambda-"));
-  await build({ ...lambdaBuild(join(import.meta.dirname, "../..")), outdir: join(folder, "dist") });
-  dynalite = await openDynalite(join(folder, "store"));
-  const client = createDynamoClient({ region, endpoint: dynalite.endpoint, credentials });
-  await createTable(client, "vmferry");
+  stage = await openLambdaStage(adminToken);
   let serial = 0;
   const ids = { ulid: () => `${positionAt(writtenMs)}${String(++serial).padStart(16, "0")}` };
-  chronicle = new DynamoChronicle(new DynamoTable(client, "vmferry"), ids);
+  chronicle = new DynamoChronicle(stage.table, ids);
   receiver = await openReceiver();
-  env = {
-    TABLE: "vmferry",
-    BUCKET: "bundles",
-    AWS_REGION: region,
-    AWS_ACCESS_KEY_ID: credentials.accessKeyId,
-    AWS_SECRET_ACCESS_KEY: credentials.secretAccessKey,
-    DYNAMODB_ENDPOINT: dynalite.endpoint,
-    SOCKET_URL: "wss://sockets.example/prod",
-    SOCKET_CALLBACK_URL: "http://127.0.0.1:9/prod",
-    ADMIN_TOKEN_SHA256: createHash("sha256").update(adminToken).digest("hex"),
-    TICKET_KEY: controlKeyPkcs8(),
-  };
 });
 after(async () => {
   await receiver?.close();
-  await dynalite?.close();
-  await rm(folder, { recursive: true });
+  await stage?.close();
 });
 
-const functionOf = (name: string, more: Record<string, string> = {}) =>
+const functionOf = (name: "lambda-http" | "lambda-timer", more: Record<string, string> = {}) =>
   new LambdaFunction({
-    file: join(folder, "dist", `${name}.mjs`),
-    env: { ...env, ...more },
+    file: stage.fileOf(name),
+    env: { ...stage.env, ...more },
     mode: "cold",
     onLine: (line) => lines.push(line),
   });

@@ -65,7 +65,7 @@ export interface Logind {
   end(): Promise<void>;
 }
 
-/** `dropIn`: a file for logind.conf.d. Needs root and `logindTools`. */
+/** `dropIn`: a file for logind.conf.d. Needs what `logindSkipReason` looks for. */
 export async function startLogind(dropIn: string): Promise<Logind> {
   const dir = await mkdtemp(join(tmpdir(), "vmferry-logind-"));
   const socket = join(dir, "bus");

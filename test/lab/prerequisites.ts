@@ -211,7 +211,7 @@ export interface Tool {
 }
 
 /** What the tests of a host's own shutdown need: a bus of their own, systemd's own logind on it, and something that answers as PID 1. */
-export const logindTools: readonly Tool[] = [
+const logindTools: readonly Tool[] = [
   { name: "dbus-daemon", debianPackage: "dbus" },
   { name: "systemd-logind", path: "/lib/systemd/systemd-logind", debianPackage: "systemd" },
   { name: "systemd-inhibit", debianPackage: "systemd" },
@@ -251,3 +251,9 @@ export async function toolsSkipReason(what: string, tools: readonly Tool[]): Pro
     return process.env.VMFERRY_LAB === "required" ? false : `NO ${what}: ${error.message}`;
   }
 }
+
+/** Why the tests of a host's own shutdown cannot run here; false: they can. */
+export const logindSkipReason = async (): Promise<string | false> =>
+  isRoot()
+    ? toolsSkipReason("LOGIND", logindTools)
+    : "NO LOGIND: a mount namespace of its own needs root; run it as root, in a container if you like";

@@ -88,31 +88,12 @@ describe("a rule's run in the chronicle", () => {
     await world.minutes(30);
     assert.equal(appends, 0);
     const { clock, ids, log, chronicle, rules, dedup, cron, fleet } = world;
-    const other = createRuleRunner({
-      clock,
-      ids,
-      log,
-      chronicle,
-      rules,
-      dedup,
-      shutdowns: new MemoryShutdowns(),
-      cron,
-      fleet,
-    });
-    await other.tick();
+    const shutdowns = new MemoryShutdowns();
+    const fresh = () => createRuleRunner({ clock, ids, log, chronicle, rules, dedup, shutdowns, cron, fleet });
+    await fresh().tick();
     assert.equal(appends, 2);
     world.setNow("2027-02-09T00:00:00.000Z");
-    await createRuleRunner({
-      clock,
-      ids,
-      log,
-      chronicle,
-      rules,
-      dedup,
-      shutdowns: new MemoryShutdowns(),
-      cron,
-      fleet,
-    }).tick();
+    await fresh().tick();
     assert.equal(appends, 2);
     assert.deepEqual(told(), ["started", "ended"]);
   });
