@@ -13,6 +13,7 @@ import {
 } from "./core/host-shutdown.ts";
 import type { TriggerEvent } from "./core/trigger-event.ts";
 import type { Ports } from "./ports.ts";
+import { createTeller } from "./teller.ts";
 
 type Said = Extract<UpMessage, { type: "shutdown" }>;
 
@@ -43,7 +44,7 @@ export async function keepShutdown(
   if (state === "requested") {
     const host = await hosts.byId(hostId);
     // Written down once for each request, however often it is said.
-    if (host !== null) await chronicle.append(shutdownRequested(host, requestId, at));
+    if (host !== null) await createTeller({ chronicle, log })(shutdownRequested(host, requestId, at));
   }
   return true;
 }

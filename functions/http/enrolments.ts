@@ -7,6 +7,7 @@ import * as z from "zod/mini";
 import { enrolmentPath, hostIdSchema } from "#protocol/identity";
 import { publicKeySchema } from "#protocol/signed";
 import { hostEnrolled } from "../core/chronicle-host.ts";
+import { createTeller } from "../teller.ts";
 import type { AppDeps } from "./deps.ts";
 import { hostNameSchema } from "./hosts.ts";
 import { fault } from "./problem.ts";
@@ -65,7 +66,7 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
         if (namesake !== null) {
           if (namesake.publicKey !== publicKey) throw nameTaken();
           // Its first answer may have been lost with what was to be told.
-          await ports.chronicle.append(hostEnrolled(namesake, parsed.id));
+          await createTeller(ports)(hostEnrolled(namesake, parsed.id));
           return { status: 201, value: { hostId: namesake.id, name, controlKey } };
         }
         if (!(await ports.tokens.use(parsed.id, at))) throw invalid("This join token has no use left.");
@@ -82,7 +83,7 @@ export function enrolmentRoutes({ ports }: AppDeps): Route[] {
         });
         if (created === "conflict") throw nameTaken();
         // Told before it is answered: a shim that hears nothing enrols again, and so it is told then.
-        await ports.chronicle.append(hostEnrolled(host, parsed.id));
+        await createTeller(ports)(hostEnrolled(host, parsed.id));
         ports.log.write("info", "host enrolled", { host: name, token: parsed.id });
         return { status: 201, value: { hostId: id, name, controlKey } };
       },

@@ -120,5 +120,7 @@ describe("a host that enrols, in the chronicle", () => {
     assert.equal(enrolled[0].data.host.name, "alpha");
     assert.equal(enrolled[0].data.joinToken, String(made.token).split("_")[1]);
     assert.doesNotMatch(JSON.stringify(lines), new RegExp(String(made.token)));
+    fleet.ports.chronicle.append = () => Promise.reject(new Error("the line has grown too large"));
+    assert.equal((await fleet.ask("/v1/enrolments", { token: null, body })).status, 201);
   });
 });

@@ -93,6 +93,16 @@ describe("from the socket to an evacuation", () => {
     assert.equal((await fleet.told()).length, 1);
   });
 
+  test("a chronicle that refuses the line for good keeps no rule from hearing of it", async () => {
+    const fleet = await fleetOfTwo();
+    await fleet.write();
+    await fleet.hello();
+    fleet.ports.chronicle.append = () => Promise.reject(new Error("the line has grown too large"));
+    assert.deepEqual(await fleet.say(said()), [{ type: "shutdownHeard", requestId: "now-1", state: "requested" }]);
+    await fleet.rules.runner.tick();
+    assert.equal((await fleet.evacuations()).length, 1);
+  });
+
   test("rules that are at hand look at once, and not twice", async () => {
     const fleet = await fleetOfTwo();
     await fleet.write();
